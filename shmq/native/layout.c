@@ -1,0 +1,52 @@
+/* layout.c - what the compiler made of the shared structs, for tests and debuggers. */
+#include "shmq/native/module.h"
+
+#include "shmq/native/fifo.h"
+#include "shmq/native/lock.h"
+#include "shmq/native/ring.h"
+#include "shmq/native/segment.h"
+
+typedef struct {
+    const char *type, *name;
+    size_t type_size, offset, size;
+} field;
+
+#define F(type, name)                                                                                                  \
+    {                                                                                                                  \
+        #type, #name, sizeof(shmq_##type), offsetof(shmq_##type, name), sizeof(((shmq_##type *)0)->name)               \
+    }
+
+static const field fields[] = {
+    F(segment, magic), F(segment, version), F(segment, owner_uid), F(segment, size), F(segment, owner_token),
+    F(segment, pidns), F(segment, kind), F(segment, abi),
+    F(cell, parked), F(cell, reserved), F(cell, parks), F(cell, wakes),
+    F(ring, magic), F(ring, capacity), F(ring, slot_size), F(ring, slots_at), F(ring, producer), F(ring, consumer),
+    F(ring, tail), F(ring, head), F(ring, full_hits), F(ring, empty_hits), F(ring, high_water),
+    F(ring, consumer_cell), F(ring, producer_cell),
+    F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
+    F(spinlock, owner),
+    F(rwlock, word), F(rwlock, writer), F(rwlock, waiters), F(rwlock, wake_seq), F(rwlock, slots),
+};
+
+PyObject *shmq_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    PyObject *result = PyDict_New();
+    for (size_t i = 0; result && i < sizeof fields / sizeof *fields; i++) {
+        const field *f = &fields[i];
+        PyObject *entry = PyDict_GetItemString(result, f->type); /* borrowed */
+        if (!entry) {
+            entry = Py_BuildValue("(n{})", (Py_ssize_t)f->type_size);
+            if (!entry || PyDict_SetItemString(result, f->type, entry) < 0) {
+                Py_XDECREF(entry);
+                Py_CLEAR(result);
+                break;
+            }
+            Py_DECREF(entry); /* the dict holds it */
+        }
+        PyObject *place = Py_BuildValue("(nn)", (Py_ssize_t)f->offset, (Py_ssize_t)f->size);
+        if (!place || PyDict_SetItemString(PyTuple_GET_ITEM(entry, 1), f->name, place) < 0)
+            Py_CLEAR(result);
+        Py_XDECREF(place);
+    }
+    return result;
+}
