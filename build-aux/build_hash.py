@@ -2,9 +2,9 @@
 
 usage: build_hash.py OUTPUT SOURCE [SOURCE ...]
 
-Both extension modules carry the hash, so that a process can tell whether they were built from one state of the sources,
-and so that a cache of compiled kernels is keyed by the C code those kernels call. Names are hashed without their folder:
-the hash does not depend on where the checkout lives.
+Both extension modules carry the hash, so that a process can tell whether they were built from one state of the
+sources, and so that a cache of compiled kernels is keyed by the C code those kernels call. Names are hashed without
+their folder: the hash does not depend on where the checkout lives.
 """
 
 import hashlib
