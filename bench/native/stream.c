@@ -1,6 +1,15 @@
 /* stream.c - one way: the parent pushes numbered records as fast as it can, the child pops and checks the numbers. */
 #include "bench/native/ref.h"
 
+/* 32 bytes, the size of the stack's events, without a call into libc, which would cost more than the copy. */
+static inline void copy_record(void *to, const void *from, uint32_t size)
+{
+    if (size == 32)
+        memcpy(to, from, 32);
+    else
+        memcpy(to, from, size);
+}
+
 static uint64_t stream_bytes(const ref_options *o)
 {
     return o->size >= sizeof(uint64_t) ? ref_ring_space(o, o->size) : 0;
@@ -30,7 +39,7 @@ static void stream_child(const ref_options *o, ref_control *control, uint8_t *sh
         }
         uint64_t n = (uint64_t)ready < o->batch ? (uint64_t)ready : o->batch;
         for (uint64_t i = 0; i < n; i++) {
-            memcpy(record, shmq_consumer_slot(&in, in.read + i), o->size);
+            copy_record(record, shmq_consumer_slot(&in, in.read + i), o->size);
             memcpy(&number, record, sizeof number);
             wrong += number != expected++;
         }
@@ -76,7 +85,7 @@ static ref_result stream_parent(const ref_options *o, ref_control *control, uint
         }
         for (uint64_t i = 0; i < o->batch; i++, number++) {
             memcpy(record, &number, sizeof number);
-            memcpy(shmq_producer_slot(&out, i), record, o->size);
+            copy_record(shmq_producer_slot(&out, i), record, o->size);
         }
         shmq_producer_publish(&out, o->batch);
     }
