@@ -135,8 +135,10 @@ static inline uint64_t shmq_fifo_avail(shmq_fifo_end *r, uint64_t want)
 /* Must be followed by shmq_fifo_avail with want = UINT64_MAX, which looks at tail again (F3). */
 static inline void shmq_fifo_clear_event(shmq_fifo_end *r)
 {
-    /* acquire half: the bytes written before the set that this clears (F3) */
-    atomic_exchange_explicit(&r->fifo->event, 0, memory_order_seq_cst);
+    /* Seen 0: the writer's next set will find 0, too, and send its message; no need to take the line.
+     * Otherwise acquire half: the bytes written before the set that this clears (F3). */
+    if (atomic_load_explicit(&r->fifo->event, memory_order_seq_cst))
+        atomic_exchange_explicit(&r->fifo->event, 0, memory_order_seq_cst);
 }
 
 /* Contiguous readable bytes at offset off; *ptr is set to the first. 0 when off is beyond the end. */

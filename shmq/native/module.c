@@ -36,9 +36,19 @@ static int add_symbols(PyObject *module)
     return rc;
 }
 
+static int add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (!type)
+        return -1;
+    int rc = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return rc;
+}
+
 static int module_exec(PyObject *module)
 {
-    if (add_symbols(module) < 0)
+    if (add_symbols(module) < 0 || add_type(module, &shmq_mapping_spec) < 0)
         return -1;
     return PyModule_AddStringConstant(module, "build_hash", SHMQ_BUILD_HASH);
 }
@@ -46,6 +56,15 @@ static int module_exec(PyObject *module)
 static PyMethodDef module_methods[] = {
     {"layout", shmq_layout, METH_NOARGS,
      "layout() -> dict: shared struct name -> (size, {field: (offset, size)}), in bytes."},
+    {"segment_init", shmq_py_segment_init, METH_VARARGS,
+     "segment_init(memory, kind, abi)\n\nWrite the header; the magic number comes last."},
+    {"segment_check", shmq_py_segment_check, METH_VARARGS,
+     "segment_check(memory, kind, abi) -> str | None: why this is not the expected segment."},
+    {"segment_header", shmq_py_segment_header, METH_O,
+     "segment_header(memory) -> dict | None: the fields of the header, None if it is no segment."},
+    {"pidns", shmq_py_pidns, METH_NOARGS, "pidns() -> int: inode of this process's pid namespace, 0 if unknown."},
+    {"self_token", shmq_py_self_token, METH_NOARGS, "self_token() -> int: pid << 32 | low bits of the start time."},
+    {"token_alive", shmq_py_token_alive, METH_O, "token_alive(token) -> bool: False when that process is gone."},
     {NULL, NULL, 0, NULL},
 };
 
