@@ -1,0 +1,27 @@
+"""The suites by name. A new suite is one file here and one line in `_SUITES`."""
+
+from __future__ import annotations
+
+from bench.suites.base import Plan, Suite
+from bench.suites.calls import CallsSuite
+from bench.suites.events import EventsSuite
+from bench.suites.floor import FloorSuite
+from bench.suites.listener import ListenerSuite
+
+_SUITES: dict[str, Suite] = {suite.name: suite for suite in (FloorSuite(), ListenerSuite(), EventsSuite(), CallsSuite())}
+
+
+def suite_names() -> list[str]:
+    """Return the names of all suites, in the order in which `stackcore bench` runs them."""
+    return list(_SUITES)
+
+
+def get_suite(name: str) -> Suite:
+    """Return the suite called `name`; raises KeyError with the choices in its text."""
+    try:
+        return _SUITES[name]
+    except KeyError:
+        raise KeyError(f"no suite is called {name!r}; choose from {', '.join(_SUITES)}") from None
+
+
+__all__ = ["Plan", "Suite", "get_suite", "suite_names"]
