@@ -25,6 +25,7 @@ MESONPY := --no-build-isolation --config-settings=build-dir=$(BUILD)/wheel
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
 
+PRODUCTS := shmq/_native*.so stackcore/abi/_abi*.so stackcore/vcl/_vcl*.so bench/native/shmq-ref
 PACKAGES := shmq stackcore workloads bench reports
 SOURCES := $(sort $(shell find $(PACKAGES) build-aux meson.build -type f \
 	\( -name '*.py' -o -name '*.pyi' -o -name 'py.typed' -o -name '*.[ch]' -o -name '*.j2' -o -name '*.css' \
@@ -60,7 +61,7 @@ $(BUILD)/installed: $(VENV)/requirements $(BUILD)/sources $(SOURCES) pyproject.t
 # The checkout itself is importable, too: the compiled files are put beside their sources. Each is replaced by a
 # rename, because a process may have the old one mapped.
 define copy_products
-set -e; cd $(BUILD)/wheel && for f in shmq/_native*.so stackcore/vcl/_vcl*.so bench/native/shmq-ref; do \
+set -e; cd $(BUILD)/wheel && for f in $(PRODUCTS); do \
 	if [ -f "$$f" ]; then cp "$$f" "../../$$f.new" && mv -f "../../$$f.new" "../../$$f"; fi; done
 endef
 
@@ -83,5 +84,5 @@ lint: $(VENV)/requirements
 
 clean:
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f shmq/_native*.so stackcore/vcl/_vcl*.so bench/native/shmq-ref
+	rm -f $(PRODUCTS)
 	find $(PACKAGES) tests build-aux -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
