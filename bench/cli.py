@@ -70,7 +70,7 @@ def report_command(folder: Path) -> None:
     except (BenchError, OSError) as error:
         raise click.ClickException(str(error)) from error
     console = Console()
-    show(console, list(records.values()))
+    show(console, [records[name] for name in suite_names() if name in records])
     _write_page(console, folder)
 
 

@@ -53,7 +53,7 @@ _STYLE = {
 def draw(chart: Chart) -> str:
     """Return the chart as an `<svg>` element for use inside a page; deterministic for equal charts."""
     with plt.rc_context({**_STYLE, "svg.hashsalt": chart.title}):
-        figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(5.2, 3.1), layout="constrained")
         try:
             (_bars if chart.kind == "bars" else _lines)(axes, chart)
             _decorate(axes, chart)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.plots import draw
 from bench.results import Records, load_folder
-from bench.suites import get_suite
+from bench.suites import get_suite, suite_names
 from bench.tables import Analysis, Chart
 from bench.trust import caveats, drift_sentence
 
@@ -41,13 +41,14 @@ def write_report(folder: Path) -> Path:
 
 def render(records: dict[str, Records]) -> str:
     """Return the page for the records of one or more suites."""
-    sections = [_section(suite_records) for suite_records in records.values() if suite_records.visits]
+    sections = [_section(records[name]) for name in suite_names() if name in records and records[name].visits]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    session = _newest_session(records)
     return environment.get_template("report.html.j2").render(
-        sections=sections, session=_newest_session(records), caveats=_all_caveats(records)
+        sections=sections, session=session, machine=session.get("machine", {}), caveats=_all_caveats(records)
     )
 
 

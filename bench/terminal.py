@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -30,12 +31,13 @@ def print_analysis(console: Console, title: str, analysis: Analysis) -> None:
 
 def print_table(console: Console, table: Table) -> None:
     """Print one table with its notes below."""
-    drawn = RichTable(title=table.title, title_justify="left", header_style="bold", title_style="bold")
+    drawn = RichTable(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in table.columns:
         drawn.add_column(column.title, justify="right" if column.numeric else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     console.print()
+    console.print(Text(table.title, style="bold"))
     console.print(drawn)
     for note in table.notes:
         console.print(Text(note, style="dim"))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 SKIPPED_FOLDERS = {"__pycache__", "latest", "reference"}
+GENERATED = {"build_hash.h"}
 
 
 def list_sources(root: Path, suffixes: tuple[str, ...], folders: list[str]) -> list[str]:
@@ -18,7 +19,9 @@ def list_sources(root: Path, suffixes: tuple[str, ...], folders: list[str]) -> l
     for folder in folders:
         for path in (root / folder).rglob("*"):
             relative = path.relative_to(root)
-            if path.name.endswith(suffixes) and path.is_file() and not SKIPPED_FOLDERS & set(relative.parts):
+            if path.name in GENERATED or SKIPPED_FOLDERS & set(relative.parts):
+                continue
+            if path.name.endswith(suffixes) and path.is_file():
                 found.append(relative.as_posix())
     return sorted(found)
 

@@ -118,7 +118,7 @@ static const ref_mode *parse(int argc, char **argv, ref_options *o)
 
 static void print(const ref_mode *mode, const ref_options *o, const ref_result *r)
 {
-    printf("{\"mode\": \"%s\", \"operations\": %llu, \"seconds\": %.6f, \"per_second\": %.1f, \"ns\": %.3f, \"p50_ns\": %.3f, "
+    printf("{\"mode\": \"%s\", \"operations\": %llu, \"seconds\": %.9f, \"per_second\": %.1f, \"ns\": %.3f, \"p50_ns\": %.3f, "
            "\"size\": %u, \"batch\": %u, \"capacity\": %u, \"clients\": %u, \"cpus\": [%d, %d], \"checked\": %llu, "
            "\"wrong\": %llu}\n",
            mode->name, (unsigned long long)r->operations, r->ns / 1e9, r->operations / (r->ns / 1e9),

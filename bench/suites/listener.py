@@ -30,6 +30,8 @@ CLIENTS = 64
 # What the quick plan looks at: (workers, size, work, rounds); the first is its headline.
 QUICK = ((2, "1K", 0, 6), (1, "1K", 0, 2), (4, "1K", 0, 2), (2, "1K", 5000, 2))
 FULL_ROUNDS = 8
+HEADLINE = ("1K", 0, "spin-rw")
+"""Reply size, work and lock of the comparisons that are put into words, one for each number of workers."""
 
 
 class ListenerSuite(Suite):
@@ -65,7 +67,7 @@ class ListenerSuite(Suite):
 
     def analyse(self, records: Records) -> Analysis:
         comparisons = _comparisons(records)
-        tables = [_main_table(comparisons, _cpus(records))]
+        tables = [make(comparisons, _cpus(records)) for make in (_rate_table, _cost_table)]
         control = [visit for visit in records.visits if visit.mode == CONTROL and visit.result]
         findings = _findings(comparisons)
         if control:
@@ -118,28 +120,48 @@ def _size_label(size: str) -> str:
     return "0 KB" if size == "0" else f"{size[:-1]} {size[-1]}B"
 
 
-def _main_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
-    columns = [
-        Column("workers"), Column("size"), Column("work ns"), Column("lock", numeric=False), Column("duplicated req/s"),
-        Column("shared req/s"), Column("ratio [95 %]"), Column("2019"), Column("worker us/req d | s"),
-        Column("core us/req d | s"), Column("lock acq/req"), Column("lock wait ns/req"),
-    ]  # fmt: skip
-    rows = []
-    for c in comparisons:
-        mark = "*" if c.workers + 1 > cpus else ""
-        rows.append([
-            f"{c.workers}{mark}", _size_label(c.size), str(c.work), c.lock,
-            number(median_of(c.free, "requests_per_s")), number(median_of(c.locked, "requests_per_s")),
-            str(c.ratio) if c.ratio else MISSING, f"{c.draft:.2f}" if c.draft else MISSING,
-            _pair(_worker_us(c.free), _worker_us(c.locked)), _pair(_core_us(c.free), _core_us(c.locked)),
-            number(_per_request(c.locked, "locks.acquires")), number(_per_request(c.locked, "locks.wait_ns")),
-        ])  # fmt: skip
+_POINT_COLUMNS = [Column("workers"), Column("size"), Column("work ns"), Column("lock", numeric=False)]
+
+
+def _point_cells(c: _Comparison, cpus: int) -> list[str]:
+    mark = "*" if c.workers + 1 > cpus else ""
+    return [f"{c.workers}{mark}", _size_label(c.size), str(c.work), c.lock]
+
+
+def _rate_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
+    columns = [Column("duplicated req/s"), Column("shared req/s"), Column("ratio [95 %]"), Column("2019 ratio")]
+    rows = [
+        [
+            *_point_cells(c, cpus),
+            number(median_of(c.free, "requests_per_s")),
+            number(median_of(c.locked, "requests_per_s")),
+            str(c.ratio) if c.ratio else MISSING,
+            f"{c.draft:.2f}" if c.draft else MISSING,
+        ]
+        for c in comparisons
+    ]
     notes = [
-        "Ratio: duplicated / shared-rwlock throughput, medians over processes; an interval only from "
-        f"{MIN_PROCESSES} processes per mode up. 2019: the draft's ratio. us/req: CPU time per request, d duplicated, s shared.",
+        "Shared: shared-rwlock. Ratio: throughput of duplicated / shared, medians over processes; an interval only from "
+        f"{MIN_PROCESSES} processes per mode up. 2019: the draft's ratio (nginx, without added work).",
         f"* oversubscribed: workers and core together are more than this machine's {cpus} CPUs.",
     ]
-    return Table("D3: duplicated listeners against a shared one", columns, rows, notes)
+    return Table("D3: duplicated listeners against a shared one", [*_POINT_COLUMNS, *columns], rows, notes)
+
+
+def _cost_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
+    columns = [Column("worker us/req d | s"), Column("core us/req d | s"), Column("lock acq/req"), Column("lock wait ns/req")]
+    rows = [
+        [
+            *_point_cells(c, cpus),
+            _pair(_worker_us(c.free), _worker_us(c.locked)),
+            _pair(_core_us(c.free), _core_us(c.locked)),
+            number(_per_request(c.locked, "locks.acquires")),
+            number(_per_request(c.locked, "locks.wait_ns")),
+        ]
+        for c in comparisons
+    ]
+    notes = ["CPU time per request, d: duplicated, s: shared-rwlock. Lock acquisitions and waiting: shared-rwlock."]
+    return Table("D3: what a request costs", [*_POINT_COLUMNS, *columns], rows, notes)
 
 
 def _pair(first: float | None, second: float | None) -> str:
@@ -189,8 +211,8 @@ def _findings(comparisons: Sequence[_Comparison]) -> list[str]:
     judged = [c for c in comparisons if c.ratio and c.ratio.verdict != "no interval"]
     if not judged:
         return [f"No mode was visited by {MIN_PROCESSES} processes, so no interval is given and no win is called."]
-    said = [_judgement(c) for c in judged[:6]]
-    if len(judged) > 6:
+    said = [_judgement(c) for c in judged if (c.size, c.work, c.lock) == HEADLINE] or [_judgement(judged[0])]
+    if len(judged) > len(said):
         better, worse = ([c for c in judged if c.ratio and c.ratio.verdict == v] for v in ("higher", "lower"))
         said.append(
             f"Over all {len(judged)} points: duplicated is faster at {len(better)}, slower at {len(worse)}, and no difference is "
