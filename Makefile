@@ -21,6 +21,8 @@ VENV := .venv
 BUILD := build
 BIN := $(VENV)/bin
 PIP := env PATH="$(CURDIR)/$(BIN):$(PATH)" CC="$(CC)" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+# Two makes at once must not build in one folder.
+ALONE := $(if $(shell command -v flock),flock $(BUILD)/lock)
 MESONPY := --no-build-isolation --config-settings=build-dir=$(BUILD)/wheel
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
@@ -54,7 +56,7 @@ $(BUILD)/sources: FORCE
 
 $(BUILD)/installed: $(VENV)/requirements $(BUILD)/sources $(SOURCES) pyproject.toml README.md | preflight
 	@echo "building and installing"
-	@$(PIP) install -qq --no-deps --force-reinstall $(MESONPY) .
+	@$(ALONE) $(PIP) install -qq --no-deps --force-reinstall $(MESONPY) .
 	@$(call copy_products)
 	@touch $@
 
