@@ -26,6 +26,7 @@ from bench.terminal import print_analysis, print_table, progress
 from bench.trust import drift_sentence
 
 INTERRUPTED = 130
+WARM_UP_TIMEOUT = 900.0
 
 
 @click.command("bench")
@@ -105,6 +106,7 @@ def run_suites(
     finished: list[Records] = []
     planned = sum(cell.rounds for name in names for cell in get_suite(name).cells(plan))
     console.print(f"{planned} visits of {plan.seconds} s plus start-up, into {folder}", highlight=False, soft_wrap=True)
+    _warm_up(runner, console)
     interrupted = False
     with progress(console, planned) as on_step:
         for name in names:
@@ -125,6 +127,14 @@ def run_suites(
         console.print("interrupted: what was measured so far is written", highlight=False)
         return INTERRUPTED
     return 1 if any(records.problems() for records in finished) else 0
+
+
+def _warm_up(runner: Runner, console: Console) -> None:
+    """Compile the kernels before anything is timed; a first time takes minutes, later ones a second or two."""
+    console.print("looking for compiled kernels (they are compiled on the first run only)", highlight=False)
+    outcome = runner([sys.executable, "-m", "stackcore", "warmup"], WARM_UP_TIMEOUT)
+    if outcome.status != 0:
+        raise BenchError(f"'stackcore warmup' failed: {outcome.complaint()}")
 
 
 def _session(plan: Plan) -> dict[str, Any]:

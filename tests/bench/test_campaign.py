@@ -150,6 +150,14 @@ def test_ctrl_c_writes_what_there_is(runner, tmp_path, console):
     assert (tmp_path / "floor.json").exists()
 
 
+def test_kernels_are_compiled_before_anything_is_timed(runner, tmp_path, console):
+    run_suites(["floor"], QUICK, tmp_path, console, runner=runner, report=False)
+    assert runner.commands[0][2:] == ["stackcore", "warmup"]
+    runner.override = lambda argv: Outcome(1, "", "no compiler") if "warmup" in argv else None
+    with pytest.raises(BenchError, match="'stackcore warmup' failed: no compiler"):
+        run_suites(["floor"], QUICK, tmp_path, console, runner=runner)
+
+
 def test_too_few_processes_give_no_interval_and_call_no_win(runner, tmp_path):
     records = run("listener", runner, tmp_path, Plan.make(quick=True, rounds=2))
     analysis = get_suite("listener").analyse(records)

@@ -52,9 +52,7 @@ class Page(HTMLParser):
 def records(runner, tmp_path):
     plan = Plan.make(quick=True)
     session = {"command": "stackcore bench --quick", "started": "2026-01-01", "cpus": 2, "quick": True, "machine": {}}
-    return {
-        name: Campaign(get_suite(name), plan, tmp_path, session, runner=runner).run() for name in suite_names()
-    }
+    return {name: Campaign(get_suite(name), plan, tmp_path, session, runner=runner).run() for name in suite_names()}
 
 
 def test_the_page_has_every_table_and_finding(records):
