@@ -6,7 +6,7 @@ Rings, locks and segments over C11 atomics. Importing the package imports neithe
 try:
     from shmq import _native as _native
 except ImportError as error:
-    if error.name != "shmq._native":
+    if error.name != "shmq":  # it exists, but cannot be loaded: the linker's own words say why
         raise
     raise ImportError(
         "the compiled part of shmq is missing: run `make` in the checkout, or leave the source folder to use the "
@@ -15,6 +15,19 @@ except ImportError as error:
     ) from error
 
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
+from shmq.lock import FutexRwLock, SpinLock, SpinRwLock
+from shmq.ring import Ring
 from shmq.segment import Segment
 
-__all__ = ["CorruptSegment", "OwnerDied", "PeerDied", "RoleTaken", "Segment", "ShmqError"]
+__all__ = [
+    "CorruptSegment",
+    "FutexRwLock",
+    "OwnerDied",
+    "PeerDied",
+    "Ring",
+    "RoleTaken",
+    "Segment",
+    "ShmqError",
+    "SpinLock",
+    "SpinRwLock",
+]

@@ -5,8 +5,9 @@
  *
  * A *token* names a process for as long as it lives: (pid << 32) | low 32 bits of its start
  * time in clock ticks (/proc/PID/stat field 22). A recycled pid has another start time, so a
- * token of a dead process stays dead. Doubt: two processes in different pid namespaces may
- * share a token; segments record the namespace and refuse to mix them (segment.h).
+ * token of a dead process stays dead. Doubts: two processes in different pid namespaces may
+ * share a token; segments record the namespace (segment.h). A process that calls exec keeps its token
+ * though its handles are gone: what it held is free again only when it ends.
  */
 #ifndef SHMQ_COMMON_H
 #define SHMQ_COMMON_H
@@ -14,6 +15,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -60,41 +62,46 @@ static inline int64_t shmq_now_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-/* Start time in clock ticks since boot, state in *state ('Z' is dead); 0 when no such pid. */
-static inline uint64_t shmq_proc_start(uint32_t pid, char *state)
+typedef enum { SHMQ_PROC_GONE, SHMQ_PROC_ALIVE, SHMQ_PROC_UNKNOWN } shmq_proc_state;
+
+/* The n-th blank-separated field (1-based as in proc(5)) of a stat line; fields start behind the command
+ * name, which may hold blanks and brackets, so at number 3. NULL when the line is too short. */
+static inline const char *shmq_stat_field(const char *line, int n)
 {
-    char path[40], buf[1024];
+    const char *p = strrchr(line, ')');
+    for (int field = 2; p && field < n; field++) {
+        p = strchr(p, ' ');
+        if (p)
+            p++;
+    }
+    return p;
+}
+
+/* Look at a process; its start time in clock ticks since boot in *start. A zombie is gone, unless it is a
+ * thread group whose leader ended early. UNKNOWN when it exists but /proc cannot be read (not mounted,
+ * hidden, no descriptor left): nobody may be declared dead for that. */
+static inline shmq_proc_state shmq_proc_look(uint32_t pid, uint64_t *start)
+{
+    char path[40], line[1024];
+    if ((int32_t)pid <= 0 || (kill((pid_t)pid, 0) < 0 && errno == ESRCH))
+        return SHMQ_PROC_GONE;
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, buf, sizeof buf - 1);
+        return SHMQ_PROC_UNKNOWN; /* if it ended just now, the next look will tell */
+    ssize_t n = read(fd, line, sizeof line - 1);
     close(fd);
-    if (n <= 0)
-        return 0;
-    buf[n] = 0;
-    char *p = strrchr(buf, ')'); /* the command name may hold spaces and brackets */
-    if (!p || p[1] != ' ')
-        return 0;
-    *state = p[2];
-    p += 2;
-    for (int field = 3; field < 22; field++) {
-        p = strchr(p, ' ');
-        if (!p)
-            return 0;
-        p++;
-    }
-    return strtoull(p, NULL, 10);
+    line[n > 0 ? n : 0] = 0;
+    const char *state = shmq_stat_field(line, 3), *threads = shmq_stat_field(line, 20), *at = shmq_stat_field(line, 22);
+    if (!at)
+        return SHMQ_PROC_UNKNOWN;
+    if (*state == 'X' || (*state == 'Z' && strtoul(threads, NULL, 10) <= 1))
+        return SHMQ_PROC_GONE;
+    *start = strtoull(at, NULL, 10);
+    return SHMQ_PROC_ALIVE;
 }
 
-static inline uint64_t shmq_token_of(uint32_t pid)
-{
-    char state = 0;
-    uint64_t start = shmq_proc_start(pid, &state);
-    if (!start || state == 'Z' || state == 'X')
-        return 0;
-    return (uint64_t)pid << 32 | (start & 0xffffffffu);
-}
+#define SHMQ_NO_START 1u /* stands for a start time that could not be read */
 
 /* The caller's own token. Cached by pid, so a fork notices by itself; two threads that fill
  * the cache at once write the same values. getpid is a syscall of about 50 ns: callers on a
@@ -105,23 +112,45 @@ static inline uint64_t shmq_self_token(void)
     uint64_t pid = (uint64_t)getpid();
     uint64_t token = atomic_load_explicit(&cached, memory_order_relaxed);
     if (token >> 32 != pid) {
-        token = shmq_token_of((uint32_t)pid);
-        if (!token)
-            token = pid << 32 | 1; /* no /proc: pid alone; recycling is not noticed then */
+        uint64_t start;
+        if (shmq_proc_look((uint32_t)pid, &start) != SHMQ_PROC_ALIVE)
+            start = SHMQ_NO_START; /* a recycled pid is not noticed then */
+        token = pid << 32 | (start & 0xffffffffu);
         atomic_store_explicit(&cached, token, memory_order_relaxed);
     }
     return token;
 }
 
-/* False only when the process is known to be gone (or a zombie). */
+/* False only when the process is known to be gone (or a zombie). About 10 us. */
 static inline bool shmq_token_alive(uint64_t token)
 {
-    if (!token)
-        return false;
-    uint64_t now = shmq_token_of((uint32_t)(token >> 32));
-    if ((token & 0xffffffffu) == 1 && now) /* taken without /proc */
-        return true;
-    return now == token;
+    uint64_t start;
+    shmq_proc_state state = shmq_proc_look((uint32_t)(token >> 32), &start);
+    if (state != SHMQ_PROC_ALIVE)
+        return state == SHMQ_PROC_UNKNOWN;
+    return (token & 0xffffffffu) == (start & 0xffffffffu) || (token & 0xffffffffu) == SHMQ_NO_START;
+}
+
+/* The two halves of a Dekker pair: "store mine, then look at yours". ThreadSanitizer does not model
+ * fences; in its builds each half is a read-modify-write of the word, which orders the two as well. */
+static inline void shmq_store_then_fence(_Atomic uint32_t *word, uint32_t value)
+{
+#if defined(__SANITIZE_THREAD__)
+    atomic_exchange_explicit(word, value, memory_order_seq_cst);
+#else
+    atomic_store_explicit(word, value, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+static inline uint32_t shmq_fence_then_load(_Atomic uint32_t *word)
+{
+#if defined(__SANITIZE_THREAD__)
+    return atomic_fetch_add_explicit(word, 0, memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+    return atomic_load_explicit(word, memory_order_relaxed);
+#endif
 }
 
 static inline bool shmq_is_pow2(uint64_t n)

@@ -105,13 +105,16 @@ static inline bool shmq_fifo_set_event(shmq_fifo_end *w)
     return atomic_exchange_explicit(&w->fifo->event, 1, memory_order_seq_cst) == 0; /* F3: reader's clear */
 }
 
-/* Ask to be told when `want` bytes are free. False (and nothing asked) when they are free already. */
+/* Ask to be told when `want` bytes are free (at least 1, at most the whole fifo or 4 GiB - 1). False, and
+ * nothing asked, when they are free already. */
 static inline bool shmq_fifo_want(shmq_fifo_end *w, uint64_t want)
 {
     if (want > w->mask + 1)
         want = w->mask + 1;
-    atomic_store_explicit(&w->fifo->want, (uint32_t)want, memory_order_relaxed);
-    atomic_thread_fence(memory_order_seq_cst); /* F4: fence in shmq_fifo_wanted */
+    if (want > UINT32_MAX)
+        want = UINT32_MAX;
+    want += !want; /* 0 would mean that nobody waits */
+    shmq_store_then_fence(&w->fifo->want, (uint32_t)want); /* F4: fence in shmq_fifo_wanted */
     w->peer = atomic_load_explicit(&w->fifo->head, memory_order_acquire);
     if (w->pos - w->peer > w->mask + 1 || w->mask + 1 - (w->pos - w->peer) < want)
         return true;
@@ -186,8 +189,7 @@ static inline uint64_t shmq_fifo_read(shmq_fifo_end *r, void *dst, uint64_t n)
 /* After a skip or read: true exactly when the caller must tell the writer that there is room. */
 static inline bool shmq_fifo_wanted(shmq_fifo_end *r)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* F4: fence in shmq_fifo_want */
-    uint32_t want = atomic_load_explicit(&r->fifo->want, memory_order_relaxed);
+    uint32_t want = shmq_fence_then_load(&r->fifo->want); /* F4: fence in shmq_fifo_want */
     if (__builtin_expect(!want, 1))
         return false;
     uint64_t size = r->mask + 1;

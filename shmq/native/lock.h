@@ -36,7 +36,18 @@ typedef struct {
     uint64_t acquires;
     uint64_t contended; /* acquires that had to wait */
     int64_t wait_ns;    /* time spent in those */
+    int64_t checked_ns; /* when a call that gave up last asked whether the holder lives */
 } shmq_lock_stats;
+
+/* A call that gives up (a try, a short timeout) asks, too, or a program that only tries would never learn
+ * of a death; not more often than this, because asking costs some 10 us. */
+static inline bool shmq_lock_may_check(shmq_lock_stats *stats, int64_t now)
+{
+    if (stats->checked_ns && now - stats->checked_ns < SHMQ_DEATH_CHECK_NS)
+        return false;
+    stats->checked_ns = now;
+    return true;
+}
 
 /* ---- spin lock ---- */
 
@@ -51,27 +62,34 @@ static inline bool shmq_spin_try(shmq_spinlock *l, uint64_t self)
     return atomic_compare_exchange_strong_explicit(&l->owner, &free, self, memory_order_acquire, memory_order_relaxed);
 }
 
+/* Take the lock over from a dead owner. */
+static inline bool shmq_spin_inherit(shmq_spinlock *l, uint64_t self)
+{
+    uint64_t owner = atomic_load_explicit(&l->owner, memory_order_relaxed);
+    return owner && !shmq_token_alive(owner) &&
+           atomic_compare_exchange_strong_explicit(&l->owner, &owner, self, memory_order_acquire, memory_order_relaxed);
+}
+
 static int __attribute__((noinline, unused)) shmq_spin_wait(shmq_spinlock *l, uint64_t self, int64_t timeout_ns, shmq_lock_stats *stats)
 {
     int64_t start = shmq_now_ns(), now = start, checked = start;
     int rc = SHMQ_TIMEOUT;
     for (uint32_t i = 1; rc == SHMQ_TIMEOUT; i++) {
-        uint64_t owner = atomic_load_explicit(&l->owner, memory_order_relaxed);
-        if (!owner && shmq_spin_try(l, self)) {
+        if (!atomic_load_explicit(&l->owner, memory_order_relaxed) && shmq_spin_try(l, self)) {
             rc = SHMQ_OK;
-        } else if (i % 1024) {
+        } else if (timeout_ns && i % 1024) {
             shmq_relax();
         } else {
-            sched_yield();
             now = shmq_now_ns();
-            if (now - checked > SHMQ_DEATH_CHECK_NS) {
+            bool last = timeout_ns >= 0 && now - start >= timeout_ns;
+            if (last ? shmq_lock_may_check(stats, now) : now - checked > SHMQ_DEATH_CHECK_NS) {
                 checked = now;
-                if (owner && !shmq_token_alive(owner) &&
-                    atomic_compare_exchange_strong_explicit(&l->owner, &owner, self, memory_order_acquire, memory_order_relaxed))
+                if (shmq_spin_inherit(l, self))
                     rc = SHMQ_OWNER_DIED;
             }
-            if (timeout_ns >= 0 && now - start >= timeout_ns)
+            if (last)
                 break;
+            sched_yield();
         }
     }
     stats->contended++;
@@ -85,14 +103,18 @@ static inline int shmq_spin_acquire(shmq_spinlock *l, uint64_t self, int64_t tim
     stats->acquires++;
     if (__builtin_expect(shmq_spin_try(l, self), 1))
         return SHMQ_OK;
-    if (timeout_ns == 0)
-        return SHMQ_TIMEOUT;
     return shmq_spin_wait(l, self, timeout_ns, stats);
 }
 
 static inline void shmq_spin_release(shmq_spinlock *l)
 {
     atomic_store_explicit(&l->owner, 0, memory_order_release); /* pairs with the acquire in shmq_spin_try */
+}
+
+/* Release so that the next holder gets SHMQ_OWNER_DIED: the lock is left to an owner that never lives. */
+static inline void shmq_spin_abandon(shmq_spinlock *l)
+{
+    atomic_store_explicit(&l->owner, SHMQ_NO_START, memory_order_release); /* pid 0 */
 }
 
 /* ---- read-write lock ---- */
@@ -105,7 +127,7 @@ static inline void shmq_spin_release(shmq_spinlock *l)
 typedef struct {
     alignas(SHMQ_LINE) _Atomic uint64_t word; /* reader bits, DIED, WRITE */
     _Atomic uint32_t writer;                  /* slot + 1 of who writes or is about to, 0: nobody */
-    _Atomic uint32_t waiters;                 /* processes in a futex wait, or about to be */
+    _Atomic uint32_t waiters;                 /* 1: somebody is in a futex wait, or about to be */
     _Atomic uint32_t wake_seq;                /* the futex word */
     alignas(SHMQ_LINE) _Atomic uint64_t slots[SHMQ_RW_SLOTS + 2]; /* tokens */
 } shmq_rwlock;
@@ -123,10 +145,12 @@ typedef struct {
 
 static inline void shmq_rw_wake(shmq_rwlock *l)
 {
-    /* pairs with the increment of waiters in shmq_rw_pause: the caller's RMW of word and this load are
-     * seq_cst, so either the waiter's re-check sees the new word or this sees the waiter */
+    /* pairs with the store to waiters in shmq_rw_sleep: the caller's RMW of word and this load are
+     * seq_cst, so either the waiter's re-check sees the new word or this sees the waiter. A flag, not a
+     * count: a waiter that was killed costs one vain syscall, not one per release for ever. */
     if (__builtin_expect(atomic_load_explicit(&l->waiters, memory_order_seq_cst) != 0, 0)) {
-        atomic_fetch_add_explicit(&l->wake_seq, 1, memory_order_release);
+        atomic_exchange_explicit(&l->waiters, 0, memory_order_seq_cst);
+        atomic_fetch_add_explicit(&l->wake_seq, 1, memory_order_release); /* after waiters: see shmq_rw_sleep */
         shmq_futex(&l->wake_seq, FUTEX_WAKE, INT32_MAX, NULL);
     }
 }
@@ -200,34 +224,39 @@ static inline void shmq_rw_check_deaths(shmq_rwlock *l, uint32_t own)
             shmq_rw_reap_slot(l, (uint32_t)__builtin_ctzll(bits));
 }
 
+/* Sleep until a release, at most ns. The order matters: whoever clears `waiters` after it was set here
+ * changes wake_seq after it was read here, and then the futex wait returns at once. */
+static inline void shmq_rw_sleep(shmq_rwlock *l, uint64_t mask, int64_t ns)
+{
+    struct timespec slice = {0, ns < SHMQ_DEATH_CHECK_NS ? ns : SHMQ_DEATH_CHECK_NS};
+    uint32_t seq = atomic_load_explicit(&l->wake_seq, memory_order_acquire);
+    atomic_store_explicit(&l->waiters, 1, memory_order_seq_cst); /* pairs with shmq_rw_wake */
+    if (shmq_rw_blocked(l, mask))
+        shmq_futex(&l->wake_seq, FUTEX_WAIT, seq, &slice);
+}
+
 /* Wait until not blocked any more; false when stop_ns came first. */
 static bool __attribute__((noinline, unused)) shmq_rw_pause(shmq_rwholder *h, uint64_t mask, int64_t stop_ns)
 {
     shmq_rwlock *l = h->lock;
-    int64_t checked = shmq_now_ns();
+    int64_t start = shmq_now_ns(), checked = start;
     for (uint32_t i = 1; shmq_rw_blocked(l, mask); i++) {
-        if (i % 1024) {
+        if (stop_ns > start && i % 1024) {
             shmq_relax();
             continue;
         }
-        if (!h->futex) {
-            sched_yield();
-        } else {
-            /* 20 ms at most, so that a dead holder is noticed */
-            struct timespec slice = {0, SHMQ_DEATH_CHECK_NS};
-            atomic_fetch_add_explicit(&l->waiters, 1, memory_order_seq_cst); /* pairs with shmq_rw_wake */
-            uint32_t seq = atomic_load_explicit(&l->wake_seq, memory_order_acquire);
-            if (shmq_rw_blocked(l, mask))
-                shmq_futex(&l->wake_seq, FUTEX_WAIT, seq, &slice);
-            atomic_fetch_sub_explicit(&l->waiters, 1, memory_order_relaxed);
-        }
         int64_t now = shmq_now_ns();
-        if (now >= stop_ns)
-            return !shmq_rw_blocked(l, mask);
-        if (now - checked >= SHMQ_DEATH_CHECK_NS) {
+        bool last = now >= stop_ns;
+        if (last ? shmq_lock_may_check(&h->stats, now) : now - checked >= SHMQ_DEATH_CHECK_NS) {
             checked = now;
             shmq_rw_check_deaths(l, h->slot);
         }
+        if (last)
+            return !shmq_rw_blocked(l, mask);
+        if (h->futex)
+            shmq_rw_sleep(l, mask, stop_ns - now);
+        else
+            sched_yield();
     }
     return true;
 }
@@ -254,7 +283,7 @@ static int __attribute__((noinline, unused)) shmq_rw_read_slow(shmq_rwholder *h,
         /* L2: the writer was first; give way, and tell a writer that waits for this bit */
         atomic_fetch_and_explicit(&l->word, ~h->bit, memory_order_seq_cst);
         shmq_rw_wake(l);
-        if (timeout_ns == 0 || !shmq_rw_pause(h, SHMQ_RW_WRITE, stop))
+        if (!shmq_rw_pause(h, SHMQ_RW_WRITE, stop))
             break;
         word = atomic_fetch_or_explicit(&l->word, h->bit, memory_order_seq_cst);
     }
@@ -288,7 +317,7 @@ static inline int shmq_rw_write_acquire(shmq_rwholder *h, int64_t timeout_ns)
     while (!atomic_compare_exchange_strong_explicit(&l->writer, &nobody, h->slot + 1, memory_order_seq_cst, memory_order_relaxed)) { /* L1 */
         if (!start)
             start = shmq_now_ns(), stop = shmq_rw_stop(start, timeout_ns);
-        if (timeout_ns == 0 || !shmq_rw_pause(h, 0, stop))
+        if (!shmq_rw_pause(h, 0, stop))
             goto timeout;
         nobody = 0;
     }
@@ -296,7 +325,7 @@ static inline int shmq_rw_write_acquire(shmq_rwholder *h, int64_t timeout_ns)
     if (word & SHMQ_RW_READERS) {
         if (!start)
             start = shmq_now_ns(), stop = shmq_rw_stop(start, timeout_ns);
-        if (timeout_ns == 0 || !shmq_rw_pause(h, SHMQ_RW_READERS, stop)) {
+        if (!shmq_rw_pause(h, SHMQ_RW_READERS, stop)) {
             atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_WRITE, memory_order_seq_cst);
             atomic_store_explicit(&l->writer, 0, memory_order_seq_cst);
             shmq_rw_wake(l);
@@ -320,6 +349,13 @@ static inline void shmq_rw_write_release(shmq_rwholder *h)
     atomic_fetch_and_explicit(&h->lock->word, ~SHMQ_RW_WRITE, memory_order_seq_cst); /* L3 */
     atomic_store_explicit(&h->lock->writer, 0, memory_order_seq_cst); /* after WRITE is gone (L4) */
     shmq_rw_wake(h->lock);
+}
+
+/* Release so that the next holder gets SHMQ_OWNER_DIED. */
+static inline void shmq_rw_write_abandon(shmq_rwholder *h)
+{
+    atomic_fetch_or_explicit(&h->lock->word, SHMQ_RW_DIED, memory_order_relaxed);
+    shmq_rw_write_release(h);
 }
 
 #endif

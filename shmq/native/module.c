@@ -3,9 +3,66 @@
 
 #include "shmq/native/export.h"
 
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
 #ifndef SHMQ_BUILD_HASH /* the build puts build_hash.h in front of every file */
 #define SHMQ_BUILD_HASH "unknown"
 #endif
+
+uint32_t shmq_fork_generation = 1;
+
+static void after_fork_in_child(void)
+{
+    shmq_fork_generation++;
+}
+
+/* Once per process, whatever the number of interpreters; handlers cannot be taken back, nor is this
+ * library ever unloaded. */
+static int watch_forks(void)
+{
+    static atomic_flag done = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&done))
+        return 0;
+    errno = pthread_atfork(NULL, NULL, after_fork_in_child);
+    if (errno == 0)
+        return 0;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+bool shmq_timeout(PyObject *seconds, int64_t *ns)
+{
+    *ns = INT64_MAX;
+    if (seconds == Py_None)
+        return true;
+    double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred())
+        return false;
+    if (isnan(value) || value < 0) {
+        PyErr_Format(PyExc_ValueError, "timeout must be None or a number of seconds >= 0, not %R", seconds);
+        return false;
+    }
+    if (value < 9e9) /* 285 years; more is for ever */
+        *ns = (int64_t)ceil(value * 1e9);
+    return true;
+}
+
+bool shmq_timeout_argument(const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                           Py_ssize_t required, int64_t *ns)
+{
+    Py_ssize_t keywords = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    if (nargs < required || nargs + keywords > required + 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd argument(s) and an optional timeout", method, required);
+        return false;
+    }
+    if (keywords && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() has no argument %R", method, PyTuple_GET_ITEM(kwnames, 0));
+        return false;
+    }
+    return shmq_timeout(nargs + keywords > required ? args[required] : Py_None, ns);
+}
 
 static const struct {
     const char *name;
@@ -46,9 +103,39 @@ static int add_type(PyObject *module, PyType_Spec *spec)
     return rc;
 }
 
+static int import_class(PyObject **into, const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (!module)
+        return -1;
+    *into = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return *into ? 0 : -1;
+}
+
+static int import_exceptions(shmq_state *state)
+{
+    if (import_class(&state->full, "queue", "Full") < 0 || import_class(&state->empty, "queue", "Empty") < 0 ||
+        import_class(&state->role_taken, "shmq.errors", "RoleTaken") < 0 ||
+        import_class(&state->peer_died, "shmq.errors", "PeerDied") < 0 ||
+        import_class(&state->corrupt, "shmq.errors", "CorruptSegment") < 0 ||
+        import_class(&state->owner_died, "shmq.errors", "OwnerDied") < 0)
+        return -1;
+    return 0;
+}
+
 static int module_exec(PyObject *module)
 {
-    if (add_symbols(module) < 0 || add_type(module, &shmq_mapping_spec) < 0)
+    shmq_state *state = PyModule_GetState(module);
+    if (watch_forks() < 0 || import_exceptions(state) < 0 || add_symbols(module) < 0)
+        return -1;
+    PyType_Spec *specs[] = {&shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_spinlock_spec,
+                            &shmq_rwlock_spec};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
+        if (add_type(module, specs[i]) < 0)
+            return -1;
+    state->lease = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shmq_lease_spec, NULL);
+    if (!state->lease)
         return -1;
     return PyModule_AddStringConstant(module, "build_hash", SHMQ_BUILD_HASH);
 }
@@ -65,8 +152,45 @@ static PyMethodDef module_methods[] = {
     {"pidns", shmq_py_pidns, METH_NOARGS, "pidns() -> int: inode of this process's pid namespace, 0 if unknown."},
     {"self_token", shmq_py_self_token, METH_NOARGS, "self_token() -> int: pid << 32 | low bits of the start time."},
     {"token_alive", shmq_py_token_alive, METH_O, "token_alive(token) -> bool: False when that process is gone."},
+    {"ring_bytes", shmq_py_ring_bytes, METH_VARARGS,
+     "ring_bytes(capacity, slot_size) -> int: bytes a ring needs, 0 for an impossible geometry."},
+    {"ring_init", shmq_py_ring_init, METH_VARARGS,
+     "ring_init(memory, at, capacity, slot_size, flags)\n\nLay out an empty ring in zeroed memory."},
+    {"ring_info", shmq_py_ring_info, METH_VARARGS,
+     "ring_info(memory, at) -> dict | None: geometry, counters and roles; None if there is no valid ring."},
     {NULL, NULL, 0, NULL},
 };
+
+static int state_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    shmq_state *state = PyModule_GetState(module);
+    Py_VISIT(state->full);
+    Py_VISIT(state->empty);
+    Py_VISIT(state->role_taken);
+    Py_VISIT(state->peer_died);
+    Py_VISIT(state->corrupt);
+    Py_VISIT(state->owner_died);
+    Py_VISIT(state->lease);
+    return 0;
+}
+
+static int state_clear(PyObject *module)
+{
+    shmq_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->full);
+    Py_CLEAR(state->empty);
+    Py_CLEAR(state->role_taken);
+    Py_CLEAR(state->peer_died);
+    Py_CLEAR(state->corrupt);
+    Py_CLEAR(state->owner_died);
+    Py_CLEAR(state->lease);
+    return 0;
+}
+
+static void state_free(void *module)
+{
+    state_clear(module);
+}
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
@@ -77,8 +201,12 @@ static PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "shmq._native",
     .m_doc = "Shared-memory primitives in C11; use them through the package shmq.",
+    .m_size = sizeof(shmq_state),
     .m_methods = module_methods,
     .m_slots = module_slots,
+    .m_traverse = state_traverse,
+    .m_clear = state_clear,
+    .m_free = state_free,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

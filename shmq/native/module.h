@@ -4,6 +4,27 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Per-module state: the classes that are raised and made. */
+typedef struct {
+    PyObject *full, *empty; /* of the module queue */
+    PyObject *role_taken, *peer_died, *corrupt, *owner_died;
+    PyTypeObject *lease;
+} shmq_state;
+
+/* Signals are looked at, and a silent peer is looked for, at least this often during a blocking call. */
+#define SHMQ_SLICE_NS (50 * 1000000)
+
+/* Grows by one in every forked child: a handle that was made under another value is the parent's. */
+extern uint32_t shmq_fork_generation;
+
+/* module.c: seconds as int or float, None: for ever -> nanoseconds, INT64_MAX: for ever. False: error set. */
+bool shmq_timeout(PyObject *seconds, int64_t *ns);
+/* The only optional argument, `timeout`, of a METH_FASTCALL|METH_KEYWORDS method with `required` others. */
+bool shmq_timeout_argument(const char *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                           Py_ssize_t required, int64_t *ns);
 
 /* layout.c */
 PyObject *shmq_layout(PyObject *module, PyObject *unused);
@@ -16,5 +37,14 @@ PyObject *shmq_py_segment_header(PyObject *module, PyObject *arg);
 PyObject *shmq_py_pidns(PyObject *module, PyObject *unused);
 PyObject *shmq_py_self_token(PyObject *module, PyObject *unused);
 PyObject *shmq_py_token_alive(PyObject *module, PyObject *arg);
+
+/* end.c, producer.c, consumer.c */
+extern PyType_Spec shmq_lease_spec, shmq_producer_spec, shmq_consumer_spec;
+PyObject *shmq_py_ring_bytes(PyObject *module, PyObject *args);
+PyObject *shmq_py_ring_init(PyObject *module, PyObject *args);
+PyObject *shmq_py_ring_info(PyObject *module, PyObject *args);
+
+/* pylock.c */
+extern PyType_Spec shmq_spinlock_spec, shmq_rwlock_spec;
 
 #endif

@@ -38,6 +38,8 @@ typedef struct {
     uint32_t slots_at;  /* offset of slot 0 from this header */
     _Atomic uint64_t producer; /* token of the role's holder, 0 = free */
     _Atomic uint64_t consumer;
+    uint32_t flags; /* SHMQ_RING_* */
+    uint32_t reserved;
     /* line 1: by the producer */
     alignas(SHMQ_LINE) _Atomic uint64_t tail;
     /* line 2: by the consumer */
@@ -59,6 +61,8 @@ static_assert(offsetof(shmq_ring, full_hits) == 3 * SHMQ_LINE, "producer counter
 static_assert(offsetof(shmq_ring, empty_hits) == 4 * SHMQ_LINE, "consumer counters apart");
 static_assert(sizeof(shmq_ring) == 7 * SHMQ_LINE, "header is seven lines");
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock free across processes");
+
+#define SHMQ_RING_EVENTFD 1u /* ends may sleep on an eventfd: who wakes them needs it, too */
 
 typedef struct {
     shmq_ring *ring;
@@ -168,10 +172,11 @@ static inline int64_t shmq_producer_room(shmq_producer *p, uint64_t want)
 {
     uint64_t cap = p->mask + 1, used = p->tail - p->head_cache;
     if (cap - used < want) {
-        p->head_cache = atomic_load_explicit(&p->ring->head, memory_order_acquire); /* R1: consumer's release of head */
-        used = p->tail - p->head_cache;
+        uint64_t head = atomic_load_explicit(&p->ring->head, memory_order_acquire); /* R1: consumer's release of head */
+        used = p->tail - head;
         if (used > cap)
-            return SHMQ_CORRUPT;
+            return SHMQ_CORRUPT; /* and the cache keeps a value that is inside the ring (R4) */
+        p->head_cache = head;
         if (cap - used < want)
             atomic_store_explicit(&p->ring->full_hits,
                                   atomic_load_explicit(&p->ring->full_hits, memory_order_relaxed) + 1, memory_order_relaxed);
@@ -191,12 +196,23 @@ static inline void shmq_producer_publish(shmq_producer *p, uint64_t n)
     atomic_store_explicit(&p->ring->tail, p->tail, memory_order_release); /* R2: consumer's acquire of tail */
 }
 
+/* Copy one slot. The sizes of the stack's records are worth a branch: no call into libc. */
+static inline void shmq_slot_copy(void *to, const void *from, uint32_t size)
+{
+    if (size == 32)
+        memcpy(to, from, 32);
+    else if (size == 64)
+        memcpy(to, from, 64);
+    else
+        memcpy(to, from, size);
+}
+
 static inline int shmq_ring_push(shmq_producer *p, const void *record)
 {
     int64_t room = shmq_producer_room(p, 1);
     if (room <= 0)
         return room < 0 ? (int)room : SHMQ_FULL;
-    memcpy(shmq_producer_slot(p, 0), record, p->slot_size);
+    shmq_slot_copy(shmq_producer_slot(p, 0), record, p->slot_size);
     shmq_producer_publish(p, 1);
     return SHMQ_OK;
 }
@@ -232,15 +248,14 @@ static inline int64_t shmq_consumer_ready(shmq_consumer *c, uint64_t want)
 {
     uint64_t ready = c->tail_cache - c->read;
     if (ready < want) {
-        c->tail_cache = atomic_load_explicit(&c->ring->tail, memory_order_acquire); /* R2: producer's release of tail */
-        uint64_t used = c->tail_cache - c->head;
-        if (used > c->mask + 1)
-            return SHMQ_CORRUPT;
+        uint64_t tail = atomic_load_explicit(&c->ring->tail, memory_order_acquire); /* R2: producer's release of tail */
+        uint64_t used = tail - c->head;
+        if (used > c->mask + 1 || tail - c->read > used)
+            return SHMQ_CORRUPT; /* out of range, or back below what was read; the cache stays inside the ring (R4) */
+        c->tail_cache = tail;
         if (used > atomic_load_explicit(&c->ring->high_water, memory_order_relaxed))
             atomic_store_explicit(&c->ring->high_water, used, memory_order_relaxed);
-        ready = c->tail_cache - c->read;
-        if (ready > used)
-            return SHMQ_CORRUPT; /* tail went backwards, below what was already read */
+        ready = tail - c->read;
         if (!ready)
             atomic_store_explicit(&c->ring->empty_hits,
                                   atomic_load_explicit(&c->ring->empty_hits, memory_order_relaxed) + 1, memory_order_relaxed);
@@ -268,7 +283,7 @@ static inline int shmq_ring_pop(shmq_consumer *c, void *record)
     int64_t ready = shmq_consumer_ready(c, 1);
     if (ready <= 0)
         return ready < 0 ? (int)ready : SHMQ_EMPTY;
-    memcpy(record, shmq_consumer_slot(c, c->read), c->slot_size);
+    shmq_slot_copy(record, shmq_consumer_slot(c, c->read), c->slot_size);
     c->read++;
     shmq_consumer_release(c, 1);
     return SHMQ_OK;

@@ -59,8 +59,7 @@ static inline long shmq_futex(_Atomic uint32_t *word, int op, uint32_t value, co
  * shmq_cell_sleep (or before it selects on the eventfd), and call shmq_cell_clear at the end. */
 static inline void shmq_cell_announce(shmq_cell *c, uint32_t how)
 {
-    atomic_store_explicit(&c->parked, how, memory_order_relaxed);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the fence in shmq_cell_wake */
+    shmq_store_then_fence(&c->parked, how); /* pairs with the fence in shmq_cell_wake */
 }
 
 static inline void shmq_cell_clear(shmq_cell *c)
@@ -84,8 +83,8 @@ static inline int shmq_cell_sleep(shmq_cell *c, int64_t timeout_ns)
  * or -1. True when a sleeper was woken. */
 static inline bool shmq_cell_wake(shmq_cell *c, int efd)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the fence in shmq_cell_announce */
-    if (__builtin_expect(atomic_load_explicit(&c->parked, memory_order_relaxed) == SHMQ_AWAKE, 1))
+    /* pairs with the fence in shmq_cell_announce */
+    if (__builtin_expect(shmq_fence_then_load(&c->parked) == SHMQ_AWAKE, 1))
         return false;
     uint32_t was = atomic_exchange_explicit(&c->parked, SHMQ_AWAKE, memory_order_relaxed);
     if (was == SHMQ_PARKED_FUTEX) {

@@ -1,0 +1,193 @@
+"""Locks in shared memory that report their owner's death instead of hanging.
+
+Promise. `SpinLock` excludes everybody, `SpinRwLock` and `FutexRwLock` let up to 62 handles read together and one
+write alone, writers first. A waiter notices within some 20 ms that the holder died, gets the lock, and is told once, by
+`OwnerDied`; a dead reader needs no report. The proof is in `shmq/native/lock.h`.
+
+Handles. One object is one handle, for one thread at a time; give each thread its own. A forked child that uses an
+inherited object gets a place of its own in the lock and holds nothing, whatever the parent holds. The two rwlocks have
+one layout and may be mixed: they differ in how this handle waits (spinning with sched_yield, or sleeping in the kernel).
+
+After a death. `acquire`, `acquire_read` and `acquire_write` raise `OwnerDied` with the lock held: repair what it
+protects, then release. The `with` forms cannot leave the lock held, so they release it again and leave the report for
+the next one: every `with` raises until somebody has repaired.
+
+>>> with FutexRwLock.create() as lock:
+...     try:
+...         done = lock.acquire_write()
+...     except OwnerDied:
+...         pass  # repair here; the lock is held
+...     lock.release_write()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from shmq import _native
+from shmq.errors import OwnerDied
+from shmq.segment import Segment
+
+__all__ = ["FutexRwLock", "SpinLock", "SpinRwLock"]
+
+_ABI = "1"
+
+
+class _Guard:
+    """What `with lock.read()` runs: acquire or raise, then release."""
+
+    __slots__ = ("_abandon", "_acquire", "_release", "_timeout")
+
+    def __init__(
+        self,
+        acquire: Callable[[float | None], bool],
+        release: Callable[[], None],
+        abandon: Callable[[], None],
+        timeout: float | None,
+    ) -> None:
+        self._acquire = acquire
+        self._release = release
+        self._abandon = abandon
+        self._timeout = timeout
+
+    def __enter__(self) -> None:
+        try:
+            acquired = self._acquire(self._timeout)
+        except OwnerDied:
+            self._abandon()
+            raise
+        if not acquired:
+            raise TimeoutError(f"the lock was not free within {self._timeout} s")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._release()
+
+
+class _Lock:
+    """What all locks share: the segment they may own, and closing."""
+
+    _KIND = ""
+    _BYTES = 0
+
+    def __init__(self, memory: object, at: int = 0) -> None:
+        """Open the lock that lies at offset `at` of a writable buffer; zeroed memory is a free lock.
+
+        For locks inside memory of one's own, for example a Segment's: needs 8 bytes for a SpinLock (8-byte aligned),
+        640 for the others (128-byte aligned).
+        """
+        self._segment: Segment | None = None
+        self._open(memory, at)
+
+    def _open(self, memory: object, at: int) -> None:
+        raise NotImplementedError
+
+    def _shut(self) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def create(cls, name: str | None = None, *, persist: bool = False) -> Self:
+        """Make a free lock in a segment of its own; name and persist as for `Segment.create`."""
+        return cls._in(Segment.create(cls._BYTES, cls._KIND, _ABI, name, persist=persist))
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """Open the lock of this name. Raises as `Segment.attach`."""
+        return cls._in(Segment.attach(name, cls._KIND, _ABI))
+
+    @classmethod
+    def _in(cls, segment: Segment) -> Self:
+        try:
+            lock = cls(segment.mapping, segment.payload_at)
+        except BaseException:
+            segment.close()
+            raise
+        lock._segment = segment
+        return lock
+
+    @property
+    def segment(self) -> Segment | None:
+        """The segment made or attached for this lock; None when it lies in memory of the caller's."""
+        return self._segment
+
+    def close(self) -> None:
+        """Give this handle's place back. RuntimeError while it holds the lock; a second call does nothing."""
+        self._shut()
+        if self._segment is not None:
+            self._segment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SpinLock(_Lock):
+    """Mutual exclusion by one word, for critical sections of nanoseconds. `with lock.hold(): ...`"""
+
+    _KIND = "spinlock"
+    _BYTES = _native.layout()["spinlock"][0]
+
+    def _open(self, memory: object, at: int) -> None:
+        self._native = native = _native.SpinLock(memory, at)
+        self.acquire = native.acquire
+        self.release = native.release
+        self.stats = native.stats
+
+    def _shut(self) -> None:
+        self._native.close()
+
+    def hold(self, timeout: float | None = None) -> _Guard:
+        """Return a context manager that holds the lock; TimeoutError when it was not free within timeout seconds."""
+        return _Guard(self._native.acquire, self._native.release, self._native.abandon, timeout)
+
+    @property
+    def held(self) -> bool:
+        """True while this handle holds the lock."""
+        return self._native.held
+
+
+class _RwLock(_Lock):
+    _KIND = "rwlock"
+    _BYTES = _native.layout()["rwlock"][0]
+    _FUTEX = False
+
+    def _open(self, memory: object, at: int) -> None:
+        self._native = native = _native.RwLock(memory, at, self._FUTEX)
+        self.acquire_read = native.acquire_read
+        self.acquire_write = native.acquire_write
+        self.release_read = native.release_read
+        self.release_write = native.release_write
+        self.stats = native.stats
+
+    def _shut(self) -> None:
+        self._native.close()
+
+    def read(self, timeout: float | None = None) -> _Guard:
+        """Return a context manager that reads; TimeoutError when the lock was not free within timeout seconds."""
+        return _Guard(self._native.acquire_read, self._native.release_read, self._native.abandon, timeout)
+
+    def write(self, timeout: float | None = None) -> _Guard:
+        """Return a context manager that writes; TimeoutError when the lock was not free within timeout seconds."""
+        return _Guard(self._native.acquire_write, self._native.release_write, self._native.abandon, timeout)
+
+    @property
+    def held(self) -> bool:
+        """True while this handle holds the lock, for reading or writing."""
+        return self._native.held
+
+
+class SpinRwLock(_RwLock):
+    """A read-write lock whose waiters spin, with sched_yield when it takes long."""
+
+
+class FutexRwLock(_RwLock):
+    """A read-write lock whose waiters spin briefly, then sleep in the kernel."""
+
+    _FUTEX = True
