@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -28,7 +29,7 @@ _REPLACEMENTS = {
     _PALE: "var(--pale)",
     **{stand_in: f"var(--chart-{index})" for index, stand_in in enumerate(_COLOURS, start=1)},
 }
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "font.family": "sans-serif",

@@ -12,7 +12,7 @@ except ImportError as error:
         "the compiled part of shmq is missing: run `make` in the checkout, or leave the source folder to use the "
         "installed package",
         name="shmq._native",
-    ) from error
+    ) from None
 
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
 from shmq.lock import FutexRwLock, SpinLock, SpinRwLock

@@ -267,7 +267,12 @@ def _ratio_by_size(points: Sequence[_Comparison], workers: int, sizes: Sequence[
 
 def _ratio_chart(title: str, x_label: str, x: Sequence[str], points: Sequence[_Comparison]) -> Chart:
     ratios = [c.ratio for c in points]
-    here = Series("here", [r and r.value for r in ratios], low=[r and r.low for r in ratios], high=[r and r.high for r in ratios])
+    here = Series(
+        "here",
+        [r.value if r else None for r in ratios],
+        low=[r.low if r else None for r in ratios],
+        high=[r.high if r else None for r in ratios],
+    )
     draft = Series("draft of 2019", [c.draft for c in points], reference=True)
-    caption = "Bars: 95 % interval, where there is one."
+    caption = "Upright bars: 95 % interval, where there is one."
     return Chart("lines", title, x_label, "ratio of throughput", x, [here, draft], caption, baseline=1.0)

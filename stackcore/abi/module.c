@@ -64,7 +64,21 @@ int64_t sc_x_busy(int64_t ns)
     return 0;
 }
 
+/* The core goes to sleep on its doorbell: announce, look once more, select; then clear. */
+int64_t sc_x_cell_announce(int64_t cell)
+{
+    shmq_cell_announce((shmq_cell *)cell, SHMQ_PARKED_EVENTFD);
+    return 0;
+}
+
+int64_t sc_x_cell_clear(int64_t cell)
+{
+    shmq_cell_clear((shmq_cell *)cell);
+    return 0;
+}
+
 #define SC_SYMBOLS(S) \
+    S(sc_x_cell_announce) S(sc_x_cell_clear) \
     S(sc_x_event_push) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
 
 /* ---- the description ---- */

@@ -72,8 +72,9 @@ static int worker_init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     int kind = wait_kind(wait);
     if (kind >= 0) {
-        c.base = o->segment.buf;
-        c.size = (uint64_t)o->segment.len;
+        /* the payload; the segment's header lies in front of it */
+        c.base = (uint8_t *)o->segment.buf - sizeof(shmq_segment);
+        c.size = (uint64_t)o->segment.len + sizeof(shmq_segment);
         c.futex_lock = futex;
         c.wait = shmq_wait_default((shmq_wait_kind)kind);
         if (spins >= 0)
@@ -315,7 +316,7 @@ static PyGetSetDef worker_getset[] = {
 
 static PyType_Slot worker_slots[] = {
     {Py_tp_doc, "Worker(segment, index, control_fd, doorbell, listener, events, futex_lock, wait, spins, table_capacity)\n\n"
-                "One app worker on a mapped stack segment. Not thread safe."},
+                "One app worker on a mapped stack segment, given by its payload buffer. Not thread safe."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, worker_init},
     {Py_tp_dealloc, worker_dealloc},
