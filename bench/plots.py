@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 
@@ -53,7 +53,7 @@ _STYLE: dict[str, Any] = {
 
 def draw(chart: Chart) -> str:
     """Return the chart as an `<svg>` element for use inside a page; deterministic for equal charts."""
-    with plt.rc_context({**_STYLE, "svg.hashsalt": chart.title}):
+    with plt.rc_context(cast(Any, {**_STYLE, "svg.hashsalt": chart.title})):
         figure, axes = plt.subplots(figsize=(5.2, 3.1), layout="constrained")
         try:
             (_bars if chart.kind == "bars" else _lines)(axes, chart)

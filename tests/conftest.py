@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED_MEMORY = Path("/dev/shm")
+PATIENCE_SECONDS = 5.0
 
 
 def _unused_files() -> set[str]:
@@ -30,8 +32,15 @@ def _unused_files() -> set[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_in_shared_memory() -> Iterator[None]:
-    """Fail the session when its tests leave files in /dev/shm that nobody uses any more."""
+    """Fail the session when its tests leave files in /dev/shm that nobody uses any more.
+
+    A file has to stay for `PATIENCE_SECONDS` to count: another program on the machine may be just about to remove its own.
+    """
     before = _unused_files()
     yield
     left = _unused_files() - before
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= _unused_files()
     assert not left, f"left behind in {SHARED_MEMORY}: {sorted(left)}"
