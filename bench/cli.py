@@ -1,16 +1,20 @@
 """The commands `stackcore bench`, `report` and `compare`, as click commands for stackcore's group.
 
 Exit status of `bench`: 0 when every visit counted and no correct mode showed an error, 1 when some did not, 130 after
-Ctrl-C (what was measured is written), 2 for a wrong command line.
+Ctrl-C (what was measured is written), 143 after SIGTERM, 2 for a wrong command line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -55,8 +59,10 @@ def bench_command(
     plan = Plan.make(quick=quick, seconds=seconds, rounds=rounds)
     console = Console()
     try:
-        with machine_lock():
+        with machine_lock(), _ended_by_sigterm():
             status = run_suites(chosen, plan, output, console, report=not no_report)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except (Busy, BenchError, OSError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
@@ -85,6 +91,20 @@ def compare_command(a: Path, b: Path) -> None:
     except BenchError as error:
         raise click.ClickException(str(error)) from error
     print_table(Console(), table)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that the visit under way is ended, too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chosen(names: list[str]) -> list[str]:

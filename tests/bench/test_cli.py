@@ -1,6 +1,8 @@
 """The commands, from the command line's side."""
 
 import json
+import os
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -125,3 +127,21 @@ def test_compare_names_what_it_cannot_read(runner, tmp_path):
     result = CliRunner().invoke(cli.compare_command, [str(a), str(b)])
     assert result.exit_code == 1
     assert "is not a pyperf result file" in result.output
+
+
+def test_ctrl_c_before_the_first_visit_ends_quietly(bench, runner):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    runner.override = interrupt
+    result = bench("floor", "--quick")
+    assert result.exit_code == cli.INTERRUPTED
+    assert "Traceback" not in result.output
+
+
+def test_sigterm_ends_the_visit_and_the_benchmark(bench, runner):
+    runner.override = lambda argv: os.kill(os.getpid(), signal.SIGTERM) if len(runner.visits) == 2 else None
+    before = signal.getsignal(signal.SIGTERM)
+    assert bench("floor", "--quick").exit_code == 128 + signal.SIGTERM
+    assert len(runner.visits) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
