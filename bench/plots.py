@@ -75,8 +75,8 @@ def _bars(axes: Axes, chart: Chart) -> None:
         if len(chart.x) * len(chart.series) <= 16:
             labels = ["" if value is None else number(value) for value in series.y]
             axes.bar_label(bars, labels, fontsize=8, padding=2, color=_TEXT)
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.12)
+    top = max((value for series in chart.series for value in series.y if value), default=1.0)
+    axes.set_ylim(0, 1.12 * top)
 
 
 def _lines(axes: Axes, chart: Chart) -> None:

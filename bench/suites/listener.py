@@ -69,7 +69,7 @@ class ListenerSuite(Suite):
         comparisons = _comparisons(records)
         tables = [make(comparisons, _cpus(records)) for make in (_rate_table, _cost_table)]
         control = [visit for visit in records.visits if visit.mode == CONTROL and visit.result]
-        findings = _findings(comparisons)
+        findings = _findings(comparisons) + _shape(comparisons, _cpus(records))
         if control:
             tables.append(_control_table(control))
             findings.append(_control_finding(control))
@@ -219,6 +219,23 @@ def _findings(comparisons: Sequence[_Comparison]) -> list[str]:
             f"shown at {len(judged) - len(better) - len(worse)}."
         )
     return said
+
+
+def _shape(comparisons: Sequence[_Comparison], cpus: int) -> list[str]:
+    """Set the ratios by number of workers beside the draft's, and say what this machine cannot show."""
+    points = [c for c in comparisons if (c.size, c.work, c.lock) == HEADLINE and c.ratio]
+    if len(points) < 2:
+        return []
+    workers = ", ".join(str(c.workers) for c in points)
+    here = ", ".join(f"{c.ratio.value:.2f}" for c in points if c.ratio)
+    draft = ", ".join(f"{c.draft:.2f}" if c.draft else MISSING for c in points)
+    text = f"Shape over {workers} workers at {_size_label(HEADLINE[0])}: {here} here, {draft} in the draft of 2019."
+    if cpus < 1 + max(c.workers for c in points):
+        text += (
+            f" With {cpus} CPUs the core has one to itself and workers take turns on the rest, so they seldom meet in a lock: "
+            "a gain that grows with workers, as in 2019, is not to be expected here."
+        )
+    return [text]
 
 
 def _judgement(c: _Comparison) -> str:
