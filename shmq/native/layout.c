@@ -20,7 +20,7 @@ static const field fields[] = {
     F(segment, magic), F(segment, version), F(segment, owner_uid), F(segment, size), F(segment, owner_token),
     F(segment, pidns), F(segment, kind), F(segment, abi),
     F(cell, parked), F(cell, reserved), F(cell, parks), F(cell, wakes),
-    F(ring, magic), F(ring, capacity), F(ring, slot_size), F(ring, slots_at), F(ring, producer), F(ring, consumer),
+    F(ring, magic), F(ring, capacity), F(ring, slot_size), F(ring, slots_at), F(ring, producer), F(ring, consumer), F(ring, flags),
     F(ring, tail), F(ring, head), F(ring, full_hits), F(ring, empty_hits), F(ring, high_water),
     F(ring, consumer_cell), F(ring, producer_cell),
     F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
