@@ -14,7 +14,6 @@ Source: the cached remote cursors are those of Lee, Bu, Chandranmenon: "MCRingBu
 
 from __future__ import annotations
 
-import errno
 import os
 from types import TracebackType
 from typing import Literal, Self
@@ -231,8 +230,4 @@ def _new_eventfds() -> tuple[int, int]:
 
 def _close_all(fds: tuple[int, int] | None) -> None:
     for fd in fds or ():
-        try:
-            os.close(fd)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
+        os.close(fd)

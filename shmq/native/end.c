@@ -12,13 +12,18 @@ static shmq_cell *own_cell(const shmq_end *self)
 
 static _Atomic uint64_t *role(const shmq_end *self, bool producer)
 {
-    (void)self;
     return producer ? &self->ring->producer : &self->ring->consumer;
 }
 
 static const char *role_name(bool producer)
 {
     return producer ? "producer" : "consumer";
+}
+
+/* From the handle: what stands in the shared header may have changed since it was checked. */
+static Py_ssize_t slot_size(const shmq_end *self)
+{
+    return self->is_producer ? self->producer.slot_size : self->consumer.slot_size;
 }
 
 /* Calls may go on unless the end is closed, busy, leased or another process's. */
@@ -362,7 +367,7 @@ PyObject *shmq_end_lend(shmq_end *self, void *at, uint64_t slots)
     }
     lease->end = (shmq_end *)Py_NewRef(self);
     lease->at = at;
-    lease->bytes = (Py_ssize_t)(slots * self->ring->slot_size);
+    lease->bytes = (Py_ssize_t)slots * slot_size(self);
     lease->readonly = !self->is_producer;
     PyObject *view = PyMemoryView_FromObject((PyObject *)lease);
     if (view) {
@@ -414,7 +419,7 @@ bool shmq_end_slots_buffer(shmq_end *self, PyObject *object, int flags, Py_buffe
 {
     if (PyObject_GetBuffer(object, buffer, flags) < 0)
         return false;
-    Py_ssize_t slot = self->is_producer ? self->producer.slot_size : self->consumer.slot_size;
+    Py_ssize_t slot = slot_size(self);
     if (buffer->len % slot) {
         PyErr_Format(PyExc_ValueError, "the buffer has %zd bytes, which is not a multiple of the slot size %zd",
                      buffer->len, slot);
@@ -432,7 +437,7 @@ PyObject *shmq_end_get_capacity(shmq_end *self, void *Py_UNUSED(unused))
 
 PyObject *shmq_end_get_slot_size(shmq_end *self, void *Py_UNUSED(unused))
 {
-    return PyLong_FromUnsignedLong(self->is_producer ? self->producer.slot_size : self->consumer.slot_size);
+    return PyLong_FromSsize_t(slot_size(self));
 }
 
 PyObject *shmq_end_get_closed(shmq_end *self, void *Py_UNUSED(unused))

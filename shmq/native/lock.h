@@ -351,11 +351,10 @@ static inline void shmq_rw_write_release(shmq_rwholder *h)
     shmq_rw_wake(h->lock);
 }
 
-/* Release so that the next holder gets SHMQ_OWNER_DIED. */
-static inline void shmq_rw_write_abandon(shmq_rwholder *h)
+/* Before a release: the next holder shall get SHMQ_OWNER_DIED (again). */
+static inline void shmq_rw_mark_died(shmq_rwholder *h)
 {
     atomic_fetch_or_explicit(&h->lock->word, SHMQ_RW_DIED, memory_order_relaxed);
-    shmq_rw_write_release(h);
 }
 
 #endif

@@ -100,22 +100,36 @@ static PyObject *rwlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return lock_new(type, args, kwargs, true);
 }
 
-/* Release, and tell the next holder of a death if this one wrote. */
+static void lock_let_go(Lock *self)
+{
+    if (self->spin)
+        shmq_spin_release(self->spin);
+    else if (self->held == HELD_READ)
+        shmq_rw_read_release(&self->holder);
+    else
+        shmq_rw_write_release(&self->holder);
+    self->held = HELD_NOT;
+}
+
+/* Release, and let the next holder get OwnerDied. */
 static void lock_abandon(Lock *self)
 {
-    if (self->held == HELD_READ)
-        shmq_rw_read_release(&self->holder);
-    else if (self->held == HELD_WRITE && self->rw)
-        shmq_rw_write_abandon(&self->holder);
-    else if (self->held == HELD_WRITE)
+    if (self->spin) {
         shmq_spin_abandon(self->spin);
-    self->held = HELD_NOT;
+        self->held = HELD_NOT;
+    } else {
+        shmq_rw_mark_died(&self->holder);
+        lock_let_go(self);
+    }
 }
 
 static void lock_leave(Lock *self)
 {
     if (self->joined && self->generation == shmq_fork_generation) {
-        lock_abandon(self);
+        if (self->held == HELD_WRITE)
+            lock_abandon(self);
+        else if (self->held)
+            lock_let_go(self);
         if (self->rw)
             shmq_rw_leave(&self->holder);
     }
@@ -207,13 +221,7 @@ static PyObject *lock_release(Lock *self, held_as how)
     if (self->held != how)
         return PyErr_Format(PyExc_RuntimeError, "this handle does not hold the lock%s",
                             self->spin ? "" : how == HELD_READ ? " for reading" : " for writing");
-    if (self->spin)
-        shmq_spin_release(self->spin);
-    else if (how == HELD_READ)
-        shmq_rw_read_release(&self->holder);
-    else
-        shmq_rw_write_release(&self->holder);
-    self->held = HELD_NOT;
+    lock_let_go(self);
     Py_RETURN_NONE;
 }
 
@@ -276,7 +284,7 @@ static PyObject *get_closed(Lock *self, void *Py_UNUSED(unused))
     "but a process died while it wrote. RuntimeError when this handle holds the lock already."
 #define COMMON_METHODS                                                                                                 \
     {"abandon", (PyCFunction)abandon, METH_NOARGS,                                                                     \
-     "abandon()\n\nRelease; after a write the next holder gets OwnerDied."},                                           \
+     "abandon()\n\nRelease without having repaired: the next holder gets OwnerDied."},                                           \
     {"stats", (PyCFunction)stats, METH_NOARGS,                                                                         \
      "stats() -> dict[str, int]\n\nThis handle's acquires, those that had to wait, and nanoseconds they waited."},     \
     {"close", (PyCFunction)lock_close, METH_NOARGS,                                                                    \
