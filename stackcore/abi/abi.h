@@ -158,6 +158,8 @@ enum {
     F(int64_t, growth_copies, worker, "references copied when an event vector grew")                           \
     F(int64_t, vector_bytes, worker, "memory of the event vectors")                                            \
     F(int64_t, vector_high_water, worker, "most references waiting at once")                                   \
+    F(int64_t, ring_high_water, worker, "most slots of its ring in use at once")                               \
+    F(int64_t, consumed, worker, "ring slots given back")                                                      \
     F(int64_t, lock_acquires, worker, "")                                                                      \
     F(int64_t, lock_contended, worker, "")                                                                     \
     F(int64_t, lock_wait_ns, worker, "")                                                                       \

@@ -99,7 +99,7 @@ typedef struct {
 /* This worker's counters; the layout of sc_worker from `accepted` on. */
 typedef struct {
     int64_t accepted, requests, rx_bytes, tx_bytes, delivered, late, stale, misdelivered, duplicate, gaps, spurious, waits, parks, harvests,
-        harvest_ns, growth_copies, vector_bytes, vector_high_water, lock_acquires, lock_contended, lock_wait_ns, owner_deaths;
+        harvest_ns, growth_copies, vector_bytes, vector_high_water, ring_high_water, consumed, lock_acquires, lock_contended, lock_wait_ns, owner_deaths;
 } vcl_counters;
 
 static_assert(sizeof(vcl_counters) == sizeof(sc_worker) - offsetof(sc_worker, accepted), "same fields in the same order");

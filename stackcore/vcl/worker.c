@@ -143,6 +143,8 @@ int vcl_parent(vcl_worker *w)
 void vcl_publish(vcl_worker *w)
 {
     w->vls->counters(w);
+    w->count.ring_high_water = (int64_t)atomic_load_explicit(&w->in.ring->high_water, memory_order_relaxed);
+    w->count.consumed = (int64_t)w->in.head;
     const int64_t *from = (const int64_t *)&w->count;
     int64_t *to = &w->shared->accepted;
     for (size_t i = 0; i < sizeof w->count / sizeof *from; i++)

@@ -1,0 +1,1 @@
+"""The core process: dispatch cycle, control socket, telemetry."""

@@ -1,0 +1,196 @@
+"""What a run found: one JSON object (DESIGN section 8), and the verdict whether anything was wrong.
+
+``lost`` is found by subtraction: slots that a worker consumed, minus events that its oracle put to an account, plus
+events that were dropped, plus requests that were delivered and stayed unanswered.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stackcore import __version__
+from stackcore.abi import abi
+from stackcore.configuration import RunConfig
+from stackcore.histogram import percentile
+from stackcore.launch import Child
+from stackcore.placement import Placement
+from stackcore.session.state import NODE_NAMES
+
+SCHEMA = 1
+_ERRORS = ("stale", "lost", "duplicate", "misdelivered", "unserved", "corrupt")
+
+
+@dataclass(frozen=True)
+class Result:
+    """``data`` is the JSON object."""
+
+    data: dict[str, Any]
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong, one sentence each; empty for a clean run."""
+        data = self.data
+        found = [f"{count} {name}" for name, count in data["errors"].items() if count]
+        found += data["notes"]
+        if data["requests"] == 0:
+            found.append("no request was completed")
+        if data["core"]["exit"] != "0":
+            found.append(f"the core's exit status is {data['core']['exit']}")
+        return found
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def collect(
+    config: RunConfig, where: Placement, tel: Any, records: Any, workers: list[Child], core: Child, notes: list[str], wall_s: float
+) -> Result:
+    """Put together telemetry (sc_telemetry), worker records (sc_worker[]), and the processes' rusage."""
+    apps = [_record_of(records, child.pid) for child in workers]
+    known = [r for r in apps if r is not None]
+    duration = max(0.0, float(tel["measure_end_ns"] - tel["measure_start_ns"]) / 1e9)
+    requests = int(tel["requests"])
+    data = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "workload": config.workload,
+        "transport": config.transport,
+        "wire": config.transport,
+        "modes": config.modes,
+        "settings": _settings(config),
+        "seed": config.seed,
+        "workers": config.workers,
+        "app": config.app,
+        "wall_s": round(wall_s, 4),
+        "duration_s": duration,
+        "requests": requests,
+        "requests_per_s": requests / duration if duration else 0.0,
+        "bytes_per_s": int(tel["reply_bytes"]) / duration if duration else 0.0,
+        "latency_ns": _latency(tel, config),
+        "errors": _errors(tel, known),
+        "events": _events(tel, known),
+        "locks": {"acquires": _sum(known, "lock_acquires"), "contended": _sum(known, "lock_contended"), "wait_ns": _sum(known, "lock_wait_ns"),
+                  "owner_deaths": _sum(known, "owner_deaths")},
+        "recovery": _no_recovery(),
+        "connections": {name: int(tel[name]) for name in ("connects", "refused", "closes", "resets", "timeouts", "invalid")},
+        "per_worker": [_per_worker(child, record) for child, record in zip(workers, apps, strict=True)],
+        "core": _core(tel, core),
+        "machine": machine(where),
+        "notes": notes,
+    }  # fmt: skip
+    return Result(data)
+
+
+def _record_of(records: Any, pid: int) -> Any:
+    """The shared record of the worker with that pid; None when it never attached."""
+    matches = [r for r in records if int(r["pid"]) == pid]
+    return matches[-1] if matches else None
+
+
+def _sum(records: list[Any], field: str) -> int:
+    return sum(int(r[field]) for r in records)
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    names = (
+        "clients", "size", "maxevents", "ring", "fifo", "sessions", "frame", "requests_per_connection", "rate", "work_ns", "warmup",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in names}
+
+
+def _latency(tel: Any, config: RunConfig) -> dict[str, Any]:
+    counts = np.asarray(tel["latency"])
+    found: dict[str, Any] = {
+        name: percentile(counts, fraction)
+        for name, fraction in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
+    }
+    return found | {"max": int(tel["latency_max_ns"]), "count": int(counts.sum()), "open_loop": config.rate > 0}
+
+
+def _errors(tel: Any, workers: list[Any]) -> dict[str, int]:
+    errors = {name: _sum(workers, name) for name in ("stale", "duplicate", "misdelivered")}
+    accounts = ("delivered", "late", "stale", "duplicate", "misdelivered")
+    vanished = sum(max(0, int(w["consumed"]) - sum(int(w[a]) for a in accounts)) for w in workers)
+    errors["lost"] = int(tel["lost"]) + int(tel["dropped"]) + vanished
+    errors["unserved"], errors["corrupt"] = int(tel["unserved"]), int(tel["corrupt"])
+    return {name: errors[name] for name in _ERRORS}
+
+
+def _events(tel: Any, workers: list[Any]) -> dict[str, Any]:
+    handled = _sum(workers, "delivered") + _sum(workers, "late") + _sum(workers, "stale")
+    return {
+        "count": handled,
+        "ns_per_event": _sum(workers, "harvest_ns") / handled if handled else 0.0,
+        "bytes": _sum(workers, "vector_bytes"),
+        "ring_high_water": max((int(w["ring_high_water"]) for w in workers), default=0),
+        "growth_copies": _sum(workers, "growth_copies"),
+        "vector_high_water": max((int(w["vector_high_water"]) for w in workers), default=0),
+        "late": _sum(workers, "late"),
+        "dropped": int(tel["dropped"]),
+    }
+
+
+def _no_recovery() -> dict[str, Any]:
+    """The null transport retransmits nothing."""
+    zero = {"p50": 0, "p99": 0}
+    return {"sent": 0, "dropped": 0, "strangers": 0, "max_depth": 0, "queue_ns": zero, "close_to_free_ns": dict(zero)}
+
+
+def _rusage(child: Child) -> dict[str, Any]:
+    usage = child.usage
+    return {
+        "cpu_s": usage.ru_utime + usage.ru_stime if usage else 0.0,
+        "voluntary_switches": usage.ru_nvcsw if usage else 0,
+        "involuntary_switches": usage.ru_nivcsw if usage else 0,
+    }
+
+
+def _per_worker(child: Child, record: Any) -> dict[str, Any]:
+    names = ("accepted", "requests", "spurious", "waits", "parks")
+    counts = {name: int(record[name]) if record is not None else 0 for name in names}
+    return {"pid": child.pid, "cpu": child.cpu, **counts, **_rusage(child), "exit": child.exit_name}
+
+
+def _core(tel: Any, core: Child) -> dict[str, Any]:
+    dispatches = int(tel["dispatches"])
+    nodes = {
+        name: {"calls": int(tel["node_calls"][i]), "vectors": int(tel["node_vectors"][i]), "ns": int(tel["node_ns"][i])}
+        for i, name in enumerate(NODE_NAMES)
+    }
+    return {
+        "pid": core.pid,
+        **_rusage(core),
+        "dispatches": dispatches,
+        "idle_dispatches": int(tel["idle_dispatches"]),
+        "vectors_per_dispatch": int(tel["vectors"]) / dispatches if dispatches else 0.0,
+        "parks": int(tel["parks"]),
+        "worker_deaths": int(tel["worker_deaths"]),
+        "nodes": nodes,
+        "exit": core.exit_name,
+    }
+
+
+def machine(where: Placement) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    model = ""
+    with open("/proc/cpuinfo") as f:
+        for line in f:
+            if line.startswith(("model name", "Model")):
+                model = line.split(":", 1)[1].strip()
+                break
+    return {
+        "cpu": model or platform.machine(),
+        "cpus": where.cpus,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "core_cpu": where.core,
+        "worker_cpus": list(where.workers),
+        "oversubscribed": where.oversubscribed,
+    }
+
+

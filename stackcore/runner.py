@@ -1,0 +1,250 @@
+"""One run: start the core and the workers, let them work, collect what they say, leave nothing behind.
+
+The process that calls :func:`run_here` becomes the launcher: it forks the core, attaches as worker 0 (the master,
+which listens and does not serve), forks the app workers, and supervises. :func:`run` does the same in a process of its
+own, whatever threads the caller has.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import workloads
+from stackcore import configuration
+from stackcore import launch, placement
+from stackcore.abi import abi
+from stackcore.abi.layout import Layout
+from stackcore.app.worker import Modes, Worker
+from stackcore.configuration import RunConfig
+from stackcore.control import ControlError, Type, receive, socket_path
+from stackcore.core.client import ClientConfig
+from stackcore.core.process import CoreConfig, CoreProcess
+from stackcore.launch import Child, LaunchError
+from stackcore.result import Result, collect
+from stackcore.session.switches import RING_FULL
+from stackcore.session.switches import ACCEPT
+from stackcore.vcl import _vcl
+from stackcore.warmup import warm_up
+from workloads import Prepared
+
+PORT = 80
+SPINS = 2000
+Progress = Callable[[float, int], None]
+"""Called with the share of the run that is over (0..1) and the requests so far."""
+
+
+def table_capacity(config: RunConfig) -> int:
+    """Entries of a session table: every session, and for each worker an epoll set and its listeners."""
+    return config.sessions + 8 * (config.workers + 1) + abi.MAX_LISTENERS
+
+
+def core_config(config: RunConfig, prepared: Prepared, where: placement.Placement) -> CoreConfig:
+    shared = _vcl.listener_modes[config.listener][1]
+    layout = Layout(
+        workers=config.workers + 1,
+        sessions=config.sessions,
+        ring_slots=config.ring,
+        fifo_size=config.fifo,
+        app_size=_vcl.table_bytes(table_capacity(config)) if shared else 0,
+    )
+    clients = ClientConfig(
+        count=config.clients,
+        request=prepared.request,
+        reply=prepared.reply,
+        port=PORT,
+        verify_full=configuration.VERIFY[config.verify].value,
+        requests_per_connection=config.requests_per_connection,
+        rate=config.rate,
+        poisson=configuration.SCHEDULE[config.schedule].value,
+        storm=prepared.storm,
+        seed=config.seed,
+        timeout_s=config.timeout,
+    )
+    return CoreConfig(
+        layout=layout,
+        path=socket_path(config.name),
+        clients=clients,
+        frame=config.frame,
+        wait=config.wait,
+        shares_cpu=where.core_shares(),
+        ring_full=RING_FULL[config.ring_full].value,
+        accept_policy=ACCEPT[config.accept].value,
+        warmup_s=config.warmup,
+        duration_s=config.duration,
+    )
+
+
+def run_core(config: CoreConfig, cpu: int | None, ready: Callable[[], None]) -> None:
+    """The core's process, from creation to the end."""
+    placement.pin(cpu)
+    core = CoreProcess(config)
+    ready()
+    core.run()
+
+
+def run_worker(
+    worker: Worker, listener: int, config: RunConfig, prepared: Prepared, cpu: int | None, spins: int, ready: Callable[[], None]
+) -> None:
+    """An app worker's process, from fork to detach."""
+    stopping = False
+
+    def on_term(number: int, frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, on_term)
+    placement.pin(cpu)
+    worker.become_child()
+    worker.vcl.set_spins(spins)
+    workload = workloads.load(config.workload)
+    serve = workload.serve_compiled if config.app == configuration.APP["compiled"].value else workload.serve_python
+    ready()
+    try:
+        serve(worker, listener, prepared, config, lambda: not stopping)
+    finally:
+        worker.close()
+
+
+class Run:
+    """The launcher's side of one run; a context manager that leaves no process, socket or segment behind."""
+
+    def __init__(self, config: RunConfig, prepared: Prepared) -> None:
+        self.config, self.prepared = config, prepared
+        self.where = (placement.auto if config.pin == configuration.PIN["auto"].name else placement.none)(config.workers)
+        self.core: Child | None = None
+        self.workers: list[Child] = []
+        self.master: Worker | None = None
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        launch.stop(self.workers)
+        if self.master is not None:
+            self.master.close()
+        if self.core is not None:
+            launch.stop([self.core])
+            socket_path(self.config.name).unlink(missing_ok=True)  # a killed core could not
+        self.prepared.close()
+
+    def start(self) -> None:
+        """Core, master, listener, workers: in this order, each ready before the next."""
+        config, where = self.config, self.where
+        core_settings = core_config(config, self.prepared, where)
+        self.core = launch.fork("the core", lambda ready: run_core(core_settings, where.core, ready))
+        launch.wait_ready([self.core])
+        modes = Modes(
+            listener=config.listener, events=config.events, futex_lock=configuration.LOCK[config.lock].value,
+            wait=config.wait, spins=SPINS, table_capacity=table_capacity(config),
+        )  # fmt: skip
+        self.master = master = Worker.attach(socket_path(config.name), modes, launcher=True)
+        listener = master.vcl.listen(PORT)
+        for i in range(config.workers):
+            spins = 0 if where.worker_shares(i) else SPINS
+            cpu = where.workers[i]
+            child = launch.fork(
+                f"worker {i}",
+                lambda ready, cpu=cpu, spins=spins: run_worker(master, listener, config, self.prepared, cpu, spins, ready),  # type: ignore[misc]
+            )
+            child.cpu = cpu
+            self.workers.append(child)
+        launch.wait_ready(self.workers)
+        master.children_registered()
+
+    def drive(self, progress: Progress | None = None) -> Any:
+        """Start the clients and wait for the end; a copy of the core's telemetry, or None when the core died."""
+        assert self.master is not None and self.core is not None
+        self.master.request(Type.START)
+        view = self.master.view()
+        limit = time.monotonic() + self.config.warmup + self.config.duration + 10
+        began = time.monotonic()
+        while not self._done():
+            if progress is not None:
+                share = (time.monotonic() - began) / (self.config.warmup + self.config.duration)
+                progress(min(1.0, share), int(view.telemetry[0]["requests"]))
+            self._watch_workers()
+            if time.monotonic() > limit:
+                raise LaunchError("the core did not finish in time: it may be starved of CPU")
+            if self.core.reap():
+                self.notes.append(f"the core ended with {self.core.exit_name}" + _because(self.core))
+                return None
+        return view.telemetry[0].copy()
+
+    def _done(self) -> bool:
+        """Has the core said DONE? Waits up to 50 ms for it."""
+        assert self.master is not None
+        readable, _, _ = select.select([self.master.sock], [], [], 0.05)
+        if not readable:
+            return False
+        try:
+            message, _ = receive(self.master.sock)
+        except (EOFError, OSError):
+            assert self.core is not None
+            self.core.reap(block=True)
+            return False
+        if message.type is Type.ERROR:
+            raise ControlError(str(message.body.get("message")))
+        return message.type is Type.DONE
+
+    def _watch_workers(self) -> None:
+        for worker in self.workers:
+            if worker.exit_status is None and worker.reap():
+                self.notes.append(f"{worker.name} (pid {worker.pid}) ended with {worker.exit_name}{_because(worker)}; its sessions were reset")
+
+    def finish(self, telemetry: Any, began: float) -> Result:
+        """Stop the workers, then the core, and put everything together."""
+        assert self.master is not None and self.core is not None
+        self._watch_workers()
+        launch.stop(self.workers)
+        view = self.master.view()
+        records = view.workers.copy()
+        if self.core.exit_status is None:
+            try:
+                self.master.request(Type.STOP)
+            except (EOFError, OSError, ControlError):
+                pass
+        if telemetry is None:
+            telemetry = view.telemetry[0].copy()
+        del view
+        self.master.close()
+        launch.stop([self.core])
+        return collect(self.config, self.where, telemetry, records, self.workers, self.core, self.notes, time.monotonic() - began)
+
+
+def _because(child: Child) -> str:
+    words = launch.last_words(child)
+    return f" ({words})" if words else ""
+
+
+def run_here(config: RunConfig, progress: Progress | None = None) -> Result:
+    """One run with this process as the launcher. LaunchError, ControlError, OSError; KeyboardInterrupt cleans up."""
+    began = time.monotonic()
+    prepared = workloads.load(config.workload).prepare(config)
+    with Run(config, prepared) as this:
+        warm_up(config, prepared)
+        this.start()
+        return this.finish(this.drive(progress), began)
+
+
+def run(workload: str = "http", **modes: Any) -> Result:
+    """One run in a process of its own; keywords are the flags of ``stackcore run`` with underscores.
+
+    Returns the result also when something was wrong in the run (see ``Result.ok``). Raises ConfigError or UnknownMode
+    for impossible settings, LaunchError when the run could not be made.
+    """
+    config = configuration.make(workload=workload, **modes)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in modes.items() if value is not None]
+    command = [sys.executable, "-m", "stackcore", "run", config.workload, "--json", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return Result(json.loads(done.stdout))
+    except ValueError:
+        raise LaunchError(done.stderr.strip() or f"the run ended with status {done.returncode}") from None

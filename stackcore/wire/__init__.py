@@ -1,0 +1,1 @@
+"""Where packets, or in the null transport requests, come from and go to."""

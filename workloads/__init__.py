@@ -1,0 +1,38 @@
+"""What the app workers do: one module per workload, found by name.
+
+A workload module has ``prepare(config) -> Prepared`` (in the launcher, before any fork), ``serve_compiled(worker,
+prepared, config, running)`` and ``serve_python(...)`` (in each worker, until ``running()`` is false), and
+``defaults(given) -> dict`` for flags that the user left open.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from stackcore.registry import switch
+
+WORKLOAD = switch("workload", "what the app workers do", "http")
+WORKLOAD.add("http", "HTTP/1.1 replies from real files, keep-alive or N requests per connection", "workloads.http")
+WORKLOAD.add("fanout", "storms of more ready sessions than maxevents, edge-triggered (D2)", "workloads.fanout")
+
+
+@dataclass
+class Prepared:
+    """What the launcher hands to core and workers: one request, its reply, and the workload's own data."""
+
+    request: bytes
+    reply: bytes
+    data: Any = None
+    storm: bool = False
+    cleanups: list[Any] = field(default_factory=list)
+
+    def close(self) -> None:
+        while self.cleanups:
+            self.cleanups.pop()()
+
+
+def load(name: str) -> Any:
+    """The module of workload ``name``; UnknownMode with the choices for any other name."""
+    return importlib.import_module(WORKLOAD[name].value)
