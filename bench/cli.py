@@ -119,7 +119,10 @@ def _chosen(names: list[str]) -> list[str]:
 def run_suites(
     names: list[str], plan: Plan, folder: Path, console: Console, *, report: bool = True, runner: Runner = run_process
 ) -> int:
-    """Run suites one after the other, print and write what they found; returns the exit status."""
+    """Run suites one after the other, print and write what they found; returns the exit status.
+
+    A BenchError that ends a suite is raised after what was measured until then has been printed and written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     session = _session(plan)
     started = time.monotonic()
@@ -127,7 +130,7 @@ def run_suites(
     planned = sum(cell.rounds for name in names for cell in get_suite(name).cells(plan))
     console.print(f"{planned} visits of {plan.seconds} s plus start-up, into {folder}", highlight=False, soft_wrap=True)
     _warm_up(runner, console)
-    interrupted = False
+    interrupted, failure = False, None
     with progress(console, planned) as on_step:
         for name in names:
             campaign = Campaign(get_suite(name), plan, folder, session, runner=runner, on_step=on_step)
@@ -137,12 +140,17 @@ def run_suites(
             except KeyboardInterrupt:
                 interrupted = True
                 break
+            except BenchError as error:
+                failure = error
+                break
             finally:
                 write_pyperf(folder, campaign.records)
     show(console, finished)
     if report:
         _write_page(console, folder)
     console.print(f"took {time.monotonic() - started:.0f} s", highlight=False)
+    if failure:
+        raise failure
     if interrupted:
         console.print("interrupted: what was measured so far is written", highlight=False)
         return INTERRUPTED

@@ -140,6 +140,8 @@ int main(int argc, char **argv)
     ref_control *control = (ref_control *)shared;
     mode->init(&o, shared + sizeof *control);
     pid_t parent = getpid();
+    pin(o.cpu[1]); /* a CPU that is not allowed is found before there are two processes to complain */
+    pin(o.cpu[0]);
     child_pid = fork();
     if (child_pid < 0)
         ref_die("cannot fork");
@@ -151,7 +153,6 @@ int main(int argc, char **argv)
         mode->child(&o, control, shared + sizeof *control);
         _exit(0);
     }
-    pin(o.cpu[0]);
     while (!atomic_load_explicit(&control->ready, memory_order_acquire)) {
         ref_check_child();
         sched_yield();

@@ -68,7 +68,7 @@ class EventsSuite(Suite):
 
 
 def _delivered(result: Mapping[str, Any] | None) -> int:
-    return int(dig(result, "events.delivered") or 0)
+    return int(dig(result, "events.count") or 0)
 
 
 def _group(point: tuple[int, int]) -> str:

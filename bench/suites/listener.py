@@ -160,7 +160,10 @@ def _cost_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
         ]
         for c in comparisons
     ]
-    notes = ["CPU time per request, d: duplicated, s: shared-rwlock. Lock acquisitions and waiting: shared-rwlock."]
+    notes = [
+        "d: duplicated, s: shared-rwlock. CPU time per request over the whole run, warm-up and waiting included. Lock "
+        "acquisitions and waiting: shared-rwlock."
+    ]
     return Table("D3: what a request costs", [*_POINT_COLUMNS, *columns], rows, notes)
 
 
@@ -168,10 +171,14 @@ def _pair(first: float | None, second: float | None) -> str:
     return f"{number(first)} | {number(second)}"
 
 
+def _workers(visits: Sequence[Visit], field: str) -> float:
+    """Sum one of the workers' figures over all visits. These count from fork to exit, warm-up included."""
+    return sum(dig(worker, field) or 0.0 for v in visits for worker in (v.result or {}).get("per_worker", []))
+
+
 def _worker_us(visits: Sequence[Visit]) -> float | None:
-    total = sum(dig(worker, "cpu_s") or 0.0 for v in visits for worker in (v.result or {}).get("per_worker", []))
-    requests = total_of(visits, "requests")
-    return 1e6 * total / requests if requests and total else None
+    requests = _workers(visits, "requests")
+    return 1e6 * _workers(visits, "cpu_s") / requests if requests else None
 
 
 def _core_us(visits: Sequence[Visit]) -> float | None:
@@ -180,7 +187,8 @@ def _core_us(visits: Sequence[Visit]) -> float | None:
 
 
 def _per_request(visits: Sequence[Visit], path: str) -> float | None:
-    requests = total_of(visits, "requests")
+    """Divide a run's total by the requests its workers answered: both count over the whole run."""
+    requests = _workers(visits, "requests")
     values = [value for visit in visits if (value := dig(visit.result, path)) is not None]
     return sum(values) / requests if requests and values else None
 

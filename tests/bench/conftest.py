@@ -70,7 +70,7 @@ class FakeRunner:
 
     def _fanout(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
         stale = 17 if flag(argv, "--events") == "two-queue" else 0
-        events = {"delivered": 500_000, "ns_per_event": 90.0 + len(self.commands) % 3, "bytes": 8192, "ring_high_water": 200}
+        events = {"count": 500_000, "ns_per_event": 90.0 + len(self.commands) % 3, "bytes": 8192, "ring_high_water": 200}
         return int(stale > 0), {
             "requests": 500_000, "requests_per_s": 1e6, "events": {**events, "growth_copies": 3},
             "errors": {"stale": stale, "lost": 0, "duplicate": 0, "misdelivered": 0},

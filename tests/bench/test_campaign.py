@@ -99,7 +99,7 @@ def test_a_negative_control_may_fail_and_is_a_finding(runner, tmp_path):
 
 
 def test_a_correct_mode_that_shows_an_error_does_not_count_but_its_errors_do(runner, tmp_path, console):
-    wrong = {"errors": {"stale": 0, "lost": 5}, "events": {"delivered": 100, "ns_per_event": 90.0}, "requests": 100}
+    wrong = {"errors": {"stale": 0, "lost": 5}, "events": {"count": 100, "ns_per_event": 90.0}, "requests": 100}
 
     def lose(argv):
         return Outcome(1, json.dumps(wrong), "") if "single-queue" in argv and "fanout" in argv else None
@@ -179,8 +179,8 @@ def test_the_listener_suite_shows_ratio_draft_and_control(runner, tmp_path):
 
 
 def test_the_full_events_set_goes_on_until_enough_events_were_checked(runner, tmp_path):
-    few = {"errors": {}, "requests": 1, "events": {"delivered": 70_000, "ns_per_event": 90.0}}
-    many = {**few, "events": {"delivered": 700_000, "ns_per_event": 90.0}}
+    few = {"errors": {}, "requests": 1, "events": {"count": 70_000, "ns_per_event": 90.0}}
+    many = {**few, "events": {"count": 700_000, "ns_per_event": 90.0}}
 
     def answer(argv):
         if "fanout" not in argv:
@@ -190,12 +190,12 @@ def test_the_full_events_set_goes_on_until_enough_events_were_checked(runner, tm
     runner.override = answer
     records = run("events", runner, tmp_path, Plan.make(quick=False))
     for mode in ("bounded", "single-queue"):
-        delivered = sum(v.result["events"]["delivered"] for v in records.visits if v.mode == mode)
+        delivered = sum(v.result["events"]["count"] for v in records.visits if v.mode == mode)
         assert CHECKED_EVENTS <= delivered < CHECKED_EVENTS + 700_000
 
 
 def test_the_full_events_set_does_not_go_on_for_ever(runner, tmp_path):
-    nothing = {"errors": {}, "requests": 0, "events": {"delivered": 0, "ns_per_event": 0.0}}
+    nothing = {"errors": {}, "requests": 0, "events": {"count": 0, "ns_per_event": 0.0}}
     runner.override = lambda argv: Outcome(0, json.dumps(nothing), "") if "fanout" in argv else None
     records = run("events", runner, tmp_path, Plan.make(quick=False))
     planned = sum(cell.rounds for cell in get_suite("events").cells(Plan.make(quick=False)))
