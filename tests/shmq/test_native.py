@@ -1,0 +1,103 @@
+"""The C headers by themselves, compiled by the test: plain, with ThreadSanitizer, with Address- and UBSan, for AArch64.
+
+ThreadSanitizer knows no fences; its builds make each half of a fence pair a read-modify-write of the word in question
+(`shmq_store_then_fence` in common.h). So it checks the acquire/release pairs and the data they protect; the fences
+themselves are checked by running the plain build with waits that have no time limit, where a lost wake-up hangs.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "native"
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
+FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}", f"-I{HERE}", "-pthread"]
+ADDR_NO_RANDOMIZE = 0x0040000
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+
+
+def build(source: str, flags: list[str], out: Path, compiler: str | None = None) -> Path:
+    program = out / source
+    command = [compiler or str(COMPILER), *flags, *FLAGS, str(HERE / f"{source}.c"), "-o", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def run(program: Path, amount: int, fixed_addresses: bool = False) -> None:
+    """Run a test program. ThreadSanitizer's shadow memory cannot live with many bits of address randomisation."""
+    libc = ctypes.CDLL(None)
+    done = subprocess.run(
+        [str(program), str(amount)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        preexec_fn=(lambda: libc.personality(ADDR_NO_RANDOMIZE)) if fixed_addresses else None,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "ok\n"
+    assert done.stderr == ""
+
+
+def supports(flag: str, out: Path) -> bool:
+    source = out / "probe.c"
+    source.write_text("int main(void) { return 0; }\n")
+    return subprocess.run([str(COMPILER), flag, str(source), "-o", str(out / "probe")], capture_output=True).returncode == 0
+
+
+AMOUNTS = {"ring_stress": 40_000, "fifo_stress": 200_000, "lock_stress": 20_000, "hostile": 3_000}
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", AMOUNTS)
+def test_plain(source: str, tmp_path: Path) -> None:
+    run(build(source, ["-O2"], tmp_path), AMOUNTS[source])
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["ring_stress", "fifo_stress", "lock_stress"])
+def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
+    if not supports("-fsanitize=thread", tmp_path):
+        pytest.skip("this compiler has no ThreadSanitizer")
+    program = build(source, ["-O1", "-fsanitize=thread"], tmp_path)
+    run(program, AMOUNTS[source] // 10, fixed_addresses=True)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("source", AMOUNTS)
+def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) -> None:
+    if not supports("-fsanitize=address,undefined", tmp_path):
+        pytest.skip("this compiler has no AddressSanitizer")
+    flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    run(build(source, flags, tmp_path), AMOUNTS[source] // 4)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_thread_sanitizer_would_find_a_missing_release(tmp_path: Path) -> None:
+    """The check of the checker: with publish weakened to relaxed, the very same test must fail."""
+    if not supports("-fsanitize=thread", tmp_path):
+        pytest.skip("this compiler has no ThreadSanitizer")
+    mutant = tmp_path / "shmq" / "native"
+    shutil.copytree(ROOT / "shmq" / "native", mutant)
+    text = (mutant / "ring.h").read_text()
+    broken = text.replace("&p->ring->tail, p->tail, memory_order_release", "&p->ring->tail, p->tail, memory_order_relaxed")
+    assert broken != text
+    (mutant / "ring.h").write_text(broken)
+    program = build("ring_stress", [f"-I{tmp_path}", "-O1", "-fsanitize=thread"], tmp_path)
+    with pytest.raises(AssertionError, match="data race"):
+        run(program, 2_000, fixed_addresses=True)
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-gcc") is None, reason="no AArch64 cross compiler")
+@pytest.mark.parametrize("source", AMOUNTS)
+def test_aarch64_layout_asserts(source: str, tmp_path: Path) -> None:
+    build(source, ["-O2", "-static"], tmp_path, "aarch64-linux-gnu-gcc")
