@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 GRACE_SECONDS = 5.0
 
@@ -42,6 +43,17 @@ class Outcome:
 Runner = Callable[[Sequence[str], float], Outcome]
 
 
+def visit_environment() -> dict[str, str]:
+    """Return this process's environment, with the stack that a visit imports pinned to the one this process came from.
+
+    Otherwise `python -m` would prefer packages in the current folder, which in a checkout are not the installed ones.
+    """
+    root = str(Path(__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([root, inherited]) if inherited else root
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
 def run_process(command: Sequence[str], timeout: float) -> Outcome:
     """Run `command` in a process group of its own and return its outcome.
 
@@ -49,7 +61,13 @@ def run_process(command: Sequence[str], timeout: float) -> Outcome:
     SIGKILL: a core and its workers go together.
     """
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=visit_environment(),
     )
     with process:
         try:

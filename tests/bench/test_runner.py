@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import bench
 from bench.runner import Outcome, run_process
 
 
@@ -84,3 +85,11 @@ def test_signals_that_end_a_process_have_names():
     outcome = run_process(python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), 30)
     assert outcome.status == -signal.SIGKILL
     assert outcome.complaint() == "killed by SIGKILL"
+
+
+def test_a_visit_imports_the_packages_that_the_benchmark_itself_came_from(tmp_path, monkeypatch):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    outcome = run_process(python("import bench; print(bench.__file__)"), 30)
+    assert outcome.stdout.strip() == bench.__file__
