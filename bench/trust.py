@@ -31,8 +31,8 @@ def caveats(records: Records) -> list[str]:
     ]
     if cpus is not None and int(cpus) < 3:
         said.insert(1, (
-            f"With {cpus} CPUs the core fills one and all workers share the other: workers never run at the same moment, so "
-            "lock contention cannot show in 'listener'; the suite 'calls' measures it without a core."
+            f"With {cpus} CPUs for the core and all workers, two workers seldom run at the same moment, so "
+            "lock contention hardly shows in 'listener'; the suite 'calls' measures it without a core."
         ))  # fmt: skip
     if records.session.get("quick"):
         said.append("This is the quick plan: it shows the direction at one point per question, not the whole picture.")

@@ -1,7 +1,7 @@
 """The socket calls themselves: ns per vls call, without a core, in one and in two pinned processes.
 
 This is where a lock's cost and its contention are seen undiluted. On a machine with two CPUs a running core leaves one CPU to
-all workers, which then never meet in a lock; without a core, two processes call at the same time from two CPUs.
+the workers, which then seldom meet in a lock; without a core, two processes call at the same time from two CPUs.
 """
 
 from __future__ import annotations

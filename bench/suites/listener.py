@@ -3,8 +3,8 @@
 `shared-rwlock` is the VLS layer of 2019 (a read lock twice per socket call), `duplicated` the proposed lock-free way,
 `unlocked-shared` the negative control: the locks taken out and nothing put in their place, so children get no service.
 
-What to expect depends on what binds. With two CPUs the core alone fills one, so workers share the other and never contend:
-the lock's cost is then its uncontended path only. `--work 5000` makes the worker the bottleneck (nginx spent about 5 us
+What to expect depends on what binds. With two CPUs the core keeps one of them busy, so two workers seldom run at the same
+moment: the lock's cost is then its uncontended path only. `--work 5000` makes the worker the bottleneck (nginx spent about 5 us
 per request in 2019), which dilutes that cost. Contention itself is measured by the suite `calls`.
 """
 
@@ -168,7 +168,7 @@ def _cost_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
 
 
 def _pair(first: float | None, second: float | None) -> str:
-    return f"{number(first)} | {number(second)}"
+    return f"{number(first, 2)} | {number(second, 2)}"
 
 
 def _workers(visits: Sequence[Visit], field: str) -> float:
@@ -240,7 +240,7 @@ def _shape(comparisons: Sequence[_Comparison], cpus: int) -> list[str]:
     text = f"Shape over {workers} workers at {_size_label(HEADLINE[0])}: {here} here, {draft} in the draft of 2019."
     if cpus < 1 + max(c.workers for c in points):
         text += (
-            f" With {cpus} CPUs the core has one to itself and workers take turns on the rest, so they seldom meet in a lock: "
+            f" With {cpus} CPUs for the core and all workers, two workers seldom run at the same moment, let alone meet in a lock: "
             "a gain that grows with workers, as in 2019, is not to be expected here."
         )
     return [text]
