@@ -240,8 +240,8 @@ def _shape(comparisons: Sequence[_Comparison], cpus: int) -> list[str]:
     text = f"Shape over {workers} workers at {_size_label(HEADLINE[0])}: {here} here, {draft} in the draft of 2019."
     if cpus < 1 + max(c.workers for c in points):
         text += (
-            f" With {cpus} CPUs for the core and all workers, two workers seldom run at the same moment, let alone meet in a lock: "
-            "a gain that grows with workers, as in 2019, is not to be expected here."
+            f" With {cpus} CPUs for the core and all workers, two workers seldom run at the same moment, let alone meet in "
+            "a lock: a gain that grows with workers, as in 2019, is not to be expected here."
         )
     return [text]
 
