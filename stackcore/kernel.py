@@ -108,7 +108,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     import numba
 
     cache_dir()
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
     _kernels.append(compiled)
     return compiled
 

@@ -93,11 +93,19 @@ def run_worker(
     worker: Worker, listener: int, config: RunConfig, prepared: Prepared, cpu: int | None, spins: int, ready: Callable[[], None]
 ) -> None:
     """An app worker's process, from fork to detach."""
-    stopping = False
+    stopping = serving = False
 
     def on_term(number: int, frame: Any) -> None:
         nonlocal stopping
         stopping = True
+
+    def running() -> bool:
+        """Asked by the workload's loop, for the first time when it polls its listener."""
+        nonlocal serving
+        if not serving:
+            serving = True
+            ready()
+        return not stopping
 
     signal.signal(signal.SIGTERM, on_term)
     placement.pin(cpu)
@@ -105,9 +113,8 @@ def run_worker(
     worker.vcl.set_spins(spins)
     workload = workloads.load(config.workload)
     serve = workload.serve_compiled if config.app == configuration.APP["compiled"].value else workload.serve_python
-    ready()
     try:
-        serve(worker, listener, prepared, config, lambda: not stopping)
+        serve(worker, listener, prepared, config, running)
     finally:
         worker.close()
 

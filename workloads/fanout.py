@@ -83,6 +83,7 @@ def serve_session(w, fd, st):
 @kernel
 def serve(w, ep, listener, until, st):
     """Serve until the monotonic time ``until`` (ns). 0, or a negative errno that ends the worker."""
+    vls.cork(w, 16)
     while True:
         n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), 10)
         if n < 0:

@@ -181,7 +181,7 @@ def parse(files, names, box, start, end):
     h = 2166136261
     at = start + 4
     while at < end and box[at] != 32 and box[at] != 13:
-        h = ((h ^ box[at]) * 16777619) & 0xFFFFFFFF
+        h = ((h ^ int(box[at])) * 16777619) & 0xFFFFFFFF
         at += 1
     if box[at] != 32:
         return BAD_REQUEST, True
@@ -312,6 +312,7 @@ def accept_all(w, ep, listener, st):
 def serve(w, ep, listener, until, st):
     """Serve until the monotonic time ``until`` (ns). 0, or a negative errno that ends the worker."""
     timeout_ms = 10
+    vls.cork(w, 16)
     while True:
         n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), timeout_ms)
         if n < 0:

@@ -241,14 +241,17 @@ static inline int32_t sc_event_check(const sc_event *e)
     return (int32_t)(h ^ (uint32_t)e->arg ^ h >> 15);
 }
 
-/* Write one event into the next free slot and publish it. SHMQ_OK, SHMQ_FULL or SHMQ_CORRUPT. */
-static inline int sc_event_push(shmq_producer *p, int type, int worker, int32_t session, int32_t generation, int32_t seq, int32_t arg)
+/* Write one event into the slot after `unpublished` others; shmq_producer_publish makes them visible together, so
+ * that a polling consumer takes the line of the cursor once for all of them. SHMQ_OK, SHMQ_FULL or SHMQ_CORRUPT. */
+static inline int sc_event_put(shmq_producer *p, uint64_t unpublished, int type, int worker, int32_t session, int32_t generation, int32_t seq, int32_t arg)
 {
-    int64_t room = shmq_producer_room(p, 1);
-    if (room <= 0)
-        return room < 0 ? (int)room : SHMQ_FULL;
-    sc_event *e = shmq_producer_slot(p, 0);
-    e->pos = (int64_t)p->tail;
+    int64_t room = shmq_producer_room(p, unpublished + 1);
+    if (room < 0)
+        return (int)room;
+    if ((uint64_t)room <= unpublished)
+        return SHMQ_FULL;
+    sc_event *e = shmq_producer_slot(p, unpublished);
+    e->pos = (int64_t)(p->tail + unpublished);
     e->session = session;
     e->generation = generation;
     e->seq = seq;
@@ -256,7 +259,6 @@ static inline int sc_event_push(shmq_producer *p, int type, int worker, int32_t 
     e->worker = (int16_t)worker;
     e->arg = arg;
     e->check = sc_event_check(e);
-    shmq_producer_publish(p, 1);
     return SHMQ_OK;
 }
 

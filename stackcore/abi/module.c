@@ -11,9 +11,35 @@
 
 /* ---- functions for kernels: integers and addresses as int64 only ---- */
 
-int64_t sc_x_event_push(int64_t producer, int64_t type, int64_t worker, int64_t session, int64_t generation, int64_t seq, int64_t arg)
+int64_t sc_x_event_put(int64_t producer, int64_t unpublished, int64_t type, int64_t worker, int64_t session, int64_t generation, int64_t seq, int64_t arg)
 {
-    return sc_event_push((shmq_producer *)producer, (int)type, (int)worker, (int32_t)session, (int32_t)generation, (int32_t)seq, (int32_t)arg);
+    return sc_event_put((shmq_producer *)producer, (uint64_t)unpublished, (int)type, (int)worker, (int32_t)session, (int32_t)generation,
+                        (int32_t)seq, (int32_t)arg);
+}
+
+/* Publish n events and wake the consumer if it sleeps. */
+int64_t sc_x_event_publish(int64_t producer, int64_t n)
+{
+    shmq_producer *p = (shmq_producer *)producer;
+    shmq_producer_publish(p, (uint64_t)n);
+    return shmq_ring_wake_consumer(p);
+}
+
+/* The other process wrote these lines last: ask for the fifo's header and the bytes at the own cursor while
+ * there is other work to do. write: this end is going to change the header and the bytes. */
+int64_t sc_x_prefetch_end(int64_t end, int64_t write)
+{
+    const shmq_fifo_end *e = (const shmq_fifo_end *)end;
+    const uint8_t *data = e->data + (e->pos & e->mask);
+    if (write) {
+        __builtin_prefetch(&e->fifo->tail, 1);
+        __builtin_prefetch(data, 1);
+    } else {
+        __builtin_prefetch(&e->fifo->tail, 1); /* the event flag beside it is cleared */
+        __builtin_prefetch(data, 0);
+        __builtin_prefetch(data + 64, 0);
+    }
+    return 0;
 }
 
 /* Copy the event at ring position pos to *out; 1 when its check word and position are right. */
@@ -79,7 +105,7 @@ int64_t sc_x_cell_clear(int64_t cell)
 
 #define SC_SYMBOLS(S) \
     S(sc_x_cell_announce) S(sc_x_cell_clear) \
-    S(sc_x_event_push) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
+    S(sc_x_event_put) S(sc_x_event_publish) S(sc_x_prefetch_end) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
 
 /* ---- the description ---- */
 

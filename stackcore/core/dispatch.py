@@ -14,6 +14,8 @@ from stackcore.session.state import NODE_DRAIN, NODE_FLUSH, NODE_INPUT, NODE_OUT
 from stackcore.wire.null import node_input, node_output, node_time
 
 BUSY, IDLE = 0, 1
+PAUSES = 8
+"""CPU pauses between two looks that found nothing: looking harder takes the lines away from who fills them."""
 
 
 @kernel
@@ -70,6 +72,7 @@ def dispatch(st, until):
             if st.cfg[0]["yield_idle"] != 0:
                 sched_yield()
             else:
-                relax()
+                for _ in range(PAUSES):
+                    relax()
         if now >= until:
             return BUSY

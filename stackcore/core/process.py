@@ -35,6 +35,8 @@ SEGMENT_KIND = "stack"
 SLICE_NS = 1_000_000
 PARK_S = 0.05
 DRAIN_NS = 1_500_000_000
+STALL_NS = 300_000_000
+"""Draining ends early when no reply has come for so long."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class CoreProcess:
         self.core.tel[0]["phase"] = phase
 
     def _start(self) -> None:
+        dispatch(self.core, 0)  # what the workers said before the launcher said START
         now = time.monotonic_ns()
         self.core.cfg[0]["next_due"] = now
         self._set_phase(abi.PHASE_WARMUP)
@@ -197,8 +200,9 @@ class CoreProcess:
 
     def _drained(self) -> bool:
         """No request is open, and every worker that polls has taken what was sent."""
-        if int(self.core.cfg[0]["outstanding"]) > 0:
-            return False
+        cfg = self.core.cfg[0]
+        if int(cfg["outstanding"]) > 0:
+            return time.monotonic_ns() - max(int(cfg["last_progress"]), self.deadline_ns - DRAIN_NS) > STALL_NS
         self._publish()
         for worker in range(self.config.layout.workers):
             record = self.core.wrk[worker]

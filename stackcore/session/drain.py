@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from stackcore.abi import abi
 from stackcore.kernel import kernel
-from stackcore.native import event_read, reply, ring_head, ring_ready, ring_release
+from stackcore.native import event_read, prefetch_end, reply, ring_head, ring_ready, ring_release
 from stackcore.session.listen import listen, set_polling, unlisten
 from stackcore.session.state import PEND_RESET
-from stackcore.session.table import consumer_of, post, set_owner
+from stackcore.session.table import consumer_of, post, set_owner, tx_end
 
 _ATTACHED = abi.WORKER_ATTACHED
 _FREE, _OPEN, _RESET, _APP_CLOSED = abi.SESSION_FREE, abi.SESSION_OPEN, abi.SESSION_RESET, abi.SESSION_APP_CLOSED
@@ -28,6 +28,7 @@ def new_io(cfg, ses, queue, s):
         ses[s]["io_queued"] = 1
         queue[cfg[0]["new_tail"] & cfg[0]["queue_mask"]] = s
         cfg[0]["new_tail"] += 1
+        prefetch_end(tx_end(cfg, s), 0)
 
 
 @kernel

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from stackcore.abi import abi
 from stackcore.kernel import kernel
-from stackcore.native import event_push, wake_consumer
+from stackcore.native import event_publish, event_put
 from stackcore.session.state import PEND_ACCEPTED, PEND_DISCONNECTED, PEND_RESET, PEND_RX, PEND_TX_ROOM
 from stackcore.session.switches import CONGEST, DROP
 from stackcore.session.table import enqueue, producer_of
 
+BATCH = 16
+"""Events that become visible together: fewer would move the cursor's line for each, more would let the worker wait."""
 _ATTACHED = abi.WORKER_ATTACHED
 _FREE = abi.SESSION_FREE
 _ACCEPTED, _RX, _TX_ROOM, _DISCONNECTED, _RESET = (
@@ -39,13 +41,13 @@ def first_pending(bits):
 
 
 @kernel
-def send_events(ses, shs, wrk, producer, worker, s, drop):
-    """Send all pending events of ``s``; how many went out, or -1 - that number when the ring is full."""
+def put_events(ses, shs, wrk, producer, unpublished, worker, s, drop):
+    """Write all pending events of ``s``; how many, or -1 - that number when the ring is full."""
     sent = 0
     while ses[s]["pend"] != 0:
         bit, kind = first_pending(ses[s]["pend"])
         seq = int(ses[s]["seq"]) + 1
-        rc = event_push(producer, kind, worker, s, ses[s]["generation"], seq, ses[s]["listener"])
+        rc = event_put(producer, unpublished + sent, kind, worker, s, ses[s]["generation"], seq, ses[s]["listener"])
         if rc != 0:
             if not drop:
                 return -1 - sent
@@ -67,6 +69,7 @@ def flush_worker(cfg, ses, shs, wrk, pend, worker, limit):
     producer = producer_of(cfg, worker)
     drop = c["ring_full"] == DROP
     total = 0
+    unpublished = 0
     full = False
     while limit > 0 and wrk[worker]["head"] != wrk[worker]["tail"]:
         s = int(pend[worker, wrk[worker]["head"] & c["queue_mask"]])
@@ -77,18 +80,23 @@ def flush_worker(cfg, ses, shs, wrk, pend, worker, limit):
             if ses[s]["pend"] != 0 and ses[s]["owner"] >= 0:
                 enqueue(cfg, ses, wrk, pend, s)
             continue
-        sent = send_events(ses, shs, wrk, producer, worker, s, drop)
-        if sent < 0:
-            total += -1 - sent
-            full = True
-            break
+        sent = put_events(ses, shs, wrk, producer, unpublished, worker, s, drop)
+        full = sent < 0
+        if full:
+            sent = -1 - sent
         total += sent
+        unpublished += sent
+        if full:
+            break
+        if unpublished >= BATCH:
+            event_publish(producer, unpublished)
+            unpublished = 0
         wrk[worker]["head"] += 1
         ses[s]["queued"] = 0
         limit -= 1
     wrk[worker]["congested"] = 1 if full and c["ring_full"] == CONGEST else 0
-    if total > 0:
-        wake_consumer(producer)
+    if unpublished > 0:
+        event_publish(producer, unpublished)
     return total
 
 

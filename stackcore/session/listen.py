@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from stackcore.abi import abi
 from stackcore.kernel import kernel
-from stackcore.native import event_push, ring_push, wake_consumer
+from stackcore.native import event_publish, event_put, ring_push
 from stackcore.session.accept import choose
 from stackcore.session.state import PEND_ACCEPTED
 from stackcore.session.table import post, producer_of, set_owner
@@ -113,7 +113,7 @@ def ring_one(cfg, wrk, lis, li):
         i = (last + step) % len(wrk)
         if (lis[li]["polling"] >> i) & 1 == 1 and wrk[i]["state"] == _ATTACHED:
             lis[li]["rotor"] = i
-            if event_push(producer_of(cfg, i), _ACCEPT_READY, i, -1, 0, 0, li) == 0:
+            if event_put(producer_of(cfg, i), 0, _ACCEPT_READY, i, -1, 0, 0, li) == 0:
                 wrk[i]["sent"] += 1
-                wake_consumer(producer_of(cfg, i))
+                event_publish(producer_of(cfg, i), 1)
             return

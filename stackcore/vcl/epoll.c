@@ -130,12 +130,14 @@ static void scan_listeners(vcl_worker *w, int32_t ep)
         if (watch->at < 0 || watch->epoll != ep || !(watch->mask & EPOLLIN) || watch->out_epoch == w->epoch)
             continue;
         bool due = w->vls->has_accept(w, watch);
-        if ((watch->mask & EPOLLET) && !w->vls->shared_table)
-            due = due && watch->edge; /* a shared ring is looked at every time: others may leave something */
-        watch->edge = 0;
+        if (watch->mask & EPOLLET)
+            due = due && (watch->rung || w->leftovers);
         if (!due)
             continue;
+        if (!w->vls->shared_table)
+            watch->rung = 0;
         watch->out_epoch = w->epoch;
+        watch->spare = w->leftovers;
         w->out_events[w->out_n++] = (sc_epoll_event){EPOLLIN, watch->fd, watch->data};
     }
 }
@@ -160,7 +162,7 @@ static int watch_listener(vcl_worker *w, vcl_session *ep, int op, vcl_session *s
     watch->mask = mask;
     watch->fd = fd;
     watch->data = data;
-    watch->edge = 1; /* whatever waits already is reported */
+    watch->rung += !shared; /* whatever waits already is reported */
     return shared && op == EPOLL_CTL_ADD ? vcl_push(w, SC_EV_POLL, VCL_NONE, 0, s->listener) : 0;
 }
 
@@ -241,6 +243,7 @@ int vcl_epoll_wait(vcl_worker *w, vcl_session *ep, sc_epoll_event *out, int max,
     w->out_n = 0;
     w->out_max = max;
     w->count.waits++;
+    vcl_flush(w);
     int64_t stop = timeout_ms < 0 ? INT64_MAX : timeout_ms == 0 ? 0 : shmq_now_ns() + (int64_t)timeout_ms * 1000000;
     int rc = 0;
     for (;;) {
@@ -261,6 +264,11 @@ int vcl_epoll_wait(vcl_worker *w, vcl_session *ep, sc_epoll_event *out, int max,
             rc = -ENETDOWN;
             break;
         }
+        w->leftovers = true; /* a quiet moment */
+        scan_listeners(w, vcl_at(w, ep));
+        w->leftovers = false;
+        if (w->out_n)
+            break;
         if (rc == SHMQ_TIMEOUT || shmq_now_ns() >= stop) {
             rc = 0;
             break;

@@ -53,7 +53,7 @@ static void queue_accept(vcl_worker *w, const sc_event *e)
             continue;
         /* one place per core session: it cannot overflow */
         watch->queue[watch->queue_tail++ & watch->queue_mask] = (sc_pending){e->session, e->generation, e->seq, e->arg};
-        watch->edge = 1;
+        watch->rung = 1;
         return;
     }
 }
@@ -61,8 +61,12 @@ static void queue_accept(vcl_worker *w, const sc_event *e)
 /* What an event does to the worker's state, and what the app is told. */
 static void apply(vcl_worker *w, const sc_event *e)
 {
-    if (e->type == SC_EV_ACCEPT_READY)
-        return; /* epoll_wait looks at the shared accept ring by itself */
+    if (e->type == SC_EV_ACCEPT_READY) {
+        for (int i = 0; i < SC_MAX_LISTENERS; i++)
+            if (w->watches[i].at >= 0 && w->table->sessions[w->watches[i].at].listener == e->arg)
+                w->watches[i].rung++;
+        return;
+    }
     if (e->type == SC_EV_ACCEPTED) {
         queue_accept(w, e);
         return;
@@ -73,6 +77,11 @@ static void apply(vcl_worker *w, const sc_event *e)
     vcl_session *s = &w->table->sessions[k->at];
     switch (e->type) {
     case SC_EV_RX:
+        /* the app is going to read these lines and write those, which the core touched last */
+        __builtin_prefetch(&s->rx.fifo->tail, 1);
+        __builtin_prefetch(s->rx.data + (s->rx.pos & s->rx.mask), 0);
+        __builtin_prefetch(&s->tx.fifo->tail, 1);
+        __builtin_prefetch(s->tx.data + (s->tx.pos & s->tx.mask), 1);
         vcl_notify(w, s, EPOLLIN);
         break;
     case SC_EV_TX_ROOM:

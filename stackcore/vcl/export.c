@@ -38,6 +38,13 @@ int64_t vls_x_count_requests(int64_t w, int64_t n)
     return 0;
 }
 
+/* Let up to n messages be published together: for loops that come back to epoll_wait. */
+int64_t vls_x_cork(int64_t w, int64_t n)
+{
+    ((vcl_worker *)w)->cork = n < 1 ? 1 : n > 64 ? 64 : (uint32_t)n;
+    return 0;
+}
+
 int64_t vls_x_publish(int64_t w)
 {
     vcl_publish((vcl_worker *)w);

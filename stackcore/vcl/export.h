@@ -12,9 +12,10 @@ int64_t vls_x_send(int64_t w, int64_t fd, int64_t buf, int64_t n, int64_t flags)
 int64_t vls_x_close(int64_t w, int64_t fd);
 int64_t vls_x_count_requests(int64_t w, int64_t n);
 int64_t vls_x_publish(int64_t w);
+int64_t vls_x_cork(int64_t w, int64_t n);
 
 #define VLS_SYMBOLS(S)                                                                                                  \
     S(vls_x_accept) S(vls_x_epoll_ctl) S(vls_x_epoll_wait) S(vls_x_recv) S(vls_x_send) S(vls_x_close) S(vls_x_count_requests) \
-    S(vls_x_publish)
+    S(vls_x_publish) S(vls_x_cork)
 
 #endif

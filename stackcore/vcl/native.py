@@ -16,6 +16,7 @@ send = extern("vls_x_send", 5)
 close = extern("vls_x_close", 2)
 count_requests = extern("vls_x_count_requests", 2)
 publish = extern("vls_x_publish", 1)
+cork = extern("vls_x_cork", 2)
 
 SEND_MORE = 1
 """send flag: more follows at once, do not tell the core yet."""

@@ -1,5 +1,7 @@
 /* session.c - what a worker does with one session, and its messages to the core. No locks here.
  *
+ * With cork > 1 messages are published together: then at the latest at the next epoll_wait, request or
+ * detach. A program that goes to sleep elsewhere leaves cork at 1.
  * Every message goes through vcl_push, which waits for a slot when the ring is full: the core
  * drains worker rings without ever waiting for a worker, so a slot comes free or the core is gone.
  */
@@ -19,10 +21,19 @@ bool vcl_core_gone(vcl_worker *w)
     return w->core_dead;
 }
 
+void vcl_flush(vcl_worker *w)
+{
+    if (!w->unpublished)
+        return;
+    shmq_producer_publish(&w->out, w->unpublished);
+    w->unpublished = 0;
+    shmq_cell_wake(w->core_cell, w->doorbell);
+}
+
 static int wait_for_slot(vcl_worker *w)
 {
     int64_t stop = shmq_now_ns() + RING_WAIT_NS;
-    shmq_cell_wake(w->core_cell, w->doorbell);
+    vcl_flush(w);
     for (uint32_t i = 1;; i++) {
         int64_t room = shmq_producer_room(&w->out, 1);
         if (room)
@@ -38,9 +49,10 @@ static int wait_for_slot(vcl_worker *w)
 int vcl_push(vcl_worker *w, int type, int32_t session, int32_t generation, int32_t arg)
 {
     for (;;) {
-        int rc = sc_event_push(&w->out, type, w->index, session, generation, 0, arg);
+        int rc = sc_event_put(&w->out, w->unpublished, type, w->index, session, generation, 0, arg);
         if (rc == SHMQ_OK) {
-            shmq_cell_wake(w->core_cell, w->doorbell);
+            if (++w->unpublished >= w->cork)
+                vcl_flush(w);
             return 0;
         }
         if (rc != SHMQ_FULL)
@@ -58,6 +70,7 @@ int64_t vcl_request(vcl_worker *w, int type, int32_t arg)
     int rc = vcl_push(w, type, VCL_NONE, 0, arg);
     if (rc < 0)
         return rc;
+    vcl_flush(w);
     int64_t stop = shmq_now_ns() + 5 * RING_WAIT_NS;
     for (uint32_t i = 1; SC_LOAD_ACQUIRE(w->shared->reply_seq) == seq; i++) { /* pairs with sc_x_reply */
         sched_yield();

@@ -76,8 +76,9 @@ typedef struct {
     int64_t data;
     sc_pending *queue; /* accepts that came by event and wait for accept() */
     uint32_t queue_mask, queue_head, queue_tail;
-    int32_t edge; /* an event came since the last report */
+    int32_t rung; /* accept events since the last report, or, for a shared ring, not yet used up */
     uint32_t out_epoch; /* epoll_wait that reported it last */
+    int32_t spare; /* reported as left over by others */
 } vcl_watch;
 
 /* A reference to an event in the ring, as an event mode keeps it. */
@@ -116,11 +117,13 @@ typedef struct vcl_worker {
     uint64_t token;
     shmq_consumer in; /* core -> worker */
     shmq_producer out; /* worker -> core */
+    uint32_t unpublished, cork; /* messages written, and how many may wait to be published together */
     shmq_cell *core_cell;
     int control_fd;
     int doorbell;
     bool core_dead;
     uint32_t idle_calls;
+    bool leftovers; /* nothing else to do: take accepts that others were rung for */
     uint64_t segment_size;
     shmq_wait_policy wait;
     const struct vls_ops *vls;
@@ -222,6 +225,7 @@ static inline vcl_session *vcl_lookup(vcl_worker *w, int fd)
 
 /* ---- internal: session.c ---- */
 
+void vcl_flush(vcl_worker *w); /* publish what is written, wake the core */
 int vcl_push(vcl_worker *w, int type, int32_t session, int32_t generation, int32_t arg);
 int64_t vcl_request(vcl_worker *w, int type, int32_t arg); /* push and wait for the reply cell */
 void vcl_bind_stream(vcl_worker *w, vcl_session *s, const sc_pending *from);

@@ -1,5 +1,9 @@
 /* vls_shared_rwlock.c - VPP's VLS of 2019: one shared session table under a read-write lock.
  *
+ * The core rings one polling worker for each connection, in turn. A worker takes as many as it was rung
+ * for; what is left over (its worker was busy, or died) goes to whoever has nothing else to do. Without
+ * that rule an accept loop of the first worker to wake would take them all.
+ *
  * Per call: the table's read lock to find the session, the session's spin lock for the whole call, and
  * the table's read lock again on the way out: four read-modify-writes on a line that all workers
  * share, two on the session's. Create, accept and close take the write lock; close holds it across
@@ -54,18 +58,33 @@ static shmq_ring *accept_ring(const vcl_worker *w, int32_t listener)
 
 static bool has_accept(vcl_worker *w, const vcl_watch *watch)
 {
+    if (watch->rung <= 0 && !w->leftovers)
+        return false;
     const shmq_ring *r = accept_ring(w, w->table->sessions[watch->at].listener);
     return atomic_load_explicit(&r->tail, memory_order_relaxed) != atomic_load_explicit(&r->head, memory_order_relaxed);
+}
+
+/* A listener reported in a quiet moment has one accept to give. */
+static bool take_leftovers(vcl_worker *w, vcl_watch *watch)
+{
+    bool yes = watch->out_epoch == w->epoch && watch->spare;
+    watch->spare = 0;
+    return yes;
 }
 
 /* The ring has many consumers one after another: the listener's lock is held, the state is in the header. */
 static bool next_accept(vcl_worker *w, vcl_session *listener, sc_pending *out)
 {
+    vcl_watch *watch = vcl_watch_of(w, vcl_at(w, listener));
     shmq_consumer c;
+    if (watch && watch->epoll >= 0 && watch->rung <= 0 && !take_leftovers(w, watch))
+        return false; /* polled listeners take turns; a plain blocking accept takes what there is */
     if (shmq_consumer_bind(&c, accept_ring(w, listener->listener), (uint64_t)w->stack->accept_stride) != SHMQ_OK || c.slot_size != sizeof *out)
         return false;
     if (shmq_ring_pop(&c, out) != SHMQ_OK || out->session < 0 || out->session >= w->stack->sessions)
         return false;
+    if (watch && watch->rung > 0)
+        watch->rung--;
     w->known[out->session] = (vcl_known){VCL_NONE, out->generation, out->seq, 0};
     return true;
 }

@@ -44,6 +44,8 @@ static int become(vcl_worker *w, int index, int control_fd)
     w->generation = SC_LOAD(w->shared->generation);
     w->token = shmq_self_token();
     w->waiting = VCL_NONE;
+    w->unpublished = 0;
+    w->cork = 1;
     memset(&w->count, 0, sizeof w->count);
     w->session_locks = (shmq_lock_stats){0};
     return bind_rings(w);
@@ -154,6 +156,7 @@ void vcl_publish(vcl_worker *w)
 void vcl_detach(vcl_worker *w)
 {
     if (w->shared && w->table && w->known) {
+        vcl_flush(w);
         vcl_publish(w);
         w->vls->left(w);
     }

@@ -25,6 +25,7 @@ from stackcore.native import (
     fifo_wanted,
     fifo_write,
     load32,
+    prefetch_end,
 )
 from stackcore.session.drain import reset_session
 from stackcore.session.listen import find_listener, offer
@@ -189,6 +190,7 @@ def complete(st, c, s):
         st.latency[bucket_of(latency)] += 1
         if latency > tel["latency_max_ns"]:
             tel["latency_max_ns"] = latency
+    prefetch_end(rx_end(st.cfg, s), 1)  # its next request is not far
     client["served"] += 1
     if client["served"] == cfg["requests_per_connection"]:
         hang_up(st, c, s)
@@ -360,5 +362,6 @@ def unserved(st):
     n = 0
     for s in range(len(st.ses)):
         if st.ses[s]["state"] != _FREE and st.ses[s]["accepted"] == 0 and st.ses[s]["client"] >= 0:
-            n += 1
+            if account_of(st, s) == 0:  # else its accept event was lost, and counted as that
+                n += 1
     return n
