@@ -149,26 +149,17 @@ def _rate_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
 
 
 def _cost_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
-    columns = [Column("worker us/req d | s"), Column("core us/req d | s"), Column("lock acq/req"), Column("lock wait ns/req")]
-    rows = [
-        [
-            *_point_cells(c, cpus),
-            _pair(_worker_us(c.free), _worker_us(c.locked)),
-            _pair(_core_us(c.free), _core_us(c.locked)),
-            number(_per_request(c.locked, "locks.acquires")),
-            number(_per_request(c.locked, "locks.wait_ns")),
-        ]
-        for c in comparisons
-    ]
+    titles = ("worker us d", "worker us s", "core us d", "core us s", "locks", "wait ns")
+    rows = []
+    for c in comparisons:
+        microseconds = [cost(visits) for cost in (_worker_us, _core_us) for visits in (c.free, c.locked)]
+        locks, wait = (_per_request(c.locked, path) for path in ("locks.acquires", "locks.wait_ns"))
+        rows.append([*_point_cells(c, cpus), *(number(value, 2) for value in microseconds), number(locks), number(wait)])
     notes = [
-        "d: duplicated, s: shared-rwlock. CPU time per request over the whole run, warm-up and waiting included. Lock "
-        "acquisitions and waiting: shared-rwlock."
+        "Per request. us: CPU time of all workers and of the core, d duplicated, s shared-rwlock; over the whole run, warm-up and "
+        "waiting included. Locks: acquisitions, and the time spent waiting for them, of shared-rwlock."
     ]
-    return Table("D3: what a request costs", [*_POINT_COLUMNS, *columns], rows, notes)
-
-
-def _pair(first: float | None, second: float | None) -> str:
-    return f"{number(first, 2)} | {number(second, 2)}"
+    return Table("D3: what a request costs", [*_POINT_COLUMNS, *map(Column, titles)], rows, notes)
 
 
 def _workers(visits: Sequence[Visit], field: str) -> float:

@@ -175,7 +175,7 @@ def test_the_listener_suite_shows_ratio_draft_and_control(runner, tmp_path):
     assert "With 2 CPUs" in analysis.findings[-2]
     assert "2 workers accepted 0 connections, all 64 stayed without service" in analysis.findings[-1]
     cost = next(row for row in analysis.tables[1].rows if row[0] == "2*" and row[2] == "0")
-    assert cost[4:] == ["2 | 2", "1 | 1", "4", "2"]
+    assert cost[4:] == ["2", "2", "1", "1", "4", "2"]
 
 
 def test_the_full_events_set_goes_on_until_enough_events_were_checked(runner, tmp_path):
