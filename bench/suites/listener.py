@@ -156,8 +156,8 @@ def _cost_table(comparisons: Sequence[_Comparison], cpus: int) -> Table:
         locks, wait = (_per_request(c.locked, path) for path in ("locks.acquires", "locks.wait_ns"))
         rows.append([*_point_cells(c, cpus), *(number(value, 2) for value in microseconds), number(locks), number(wait)])
     notes = [
-        "Per request. us: CPU time of all workers and of the core, d duplicated, s shared-rwlock; over the whole run, warm-up and "
-        "waiting included. Locks: acquisitions, and the time spent waiting for them, of shared-rwlock."
+        "Per request. us: CPU time of all workers and of the core, d duplicated, s shared-rwlock; over the whole run, warm-up "
+        "and waiting included. Locks: acquisitions, and the time spent waiting for them, of shared-rwlock."
     ]
     return Table("D3: what a request costs", [*_POINT_COLUMNS, *map(Column, titles)], rows, notes)
 
