@@ -51,8 +51,9 @@ def bench_command(
     seconds: float | None,
     no_report: bool,
 ) -> None:
-    """Measure: run the suites (all of them unless named), interleaved, and write JSON and a report.
+    """Run the benchmark suites, all unless named.
 
+    Modes are visited in turns, one process per visit; JSON files and a report are written.
     Suites: floor (distance to plain C, A/A), listener (D3), events (D2), calls (lock cost per socket call).
     """
     chosen = _chosen([*suites, *more])
@@ -71,7 +72,7 @@ def bench_command(
 @click.command("report")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report_command(folder: Path) -> None:
-    """Print the tables of a result folder and write its HTML page anew."""
+    """Print a result folder and write its page anew."""
     try:
         records = load_folder(folder)
     except (BenchError, OSError) as error:
@@ -85,7 +86,10 @@ def report_command(folder: Path) -> None:
 @click.argument("a", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def compare_command(a: Path, b: Path) -> None:
-    """Compare two pyperf files of this bench: speed of B relative to A, with intervals."""
+    """Compare two result files.
+
+    Both are pyperf files written by `stackcore bench`. Prints the speed of B relative to A with intervals.
+    """
     try:
         table = compare_files(a, b)
     except BenchError as error:
