@@ -131,7 +131,7 @@ def stop(children: list[Child], patience: float = 3.0) -> None:
     deadline = time.monotonic() + patience
     for child in children:
         while not child.reap() and time.monotonic() < deadline:
-            _await_exit(child, deadline - time.monotonic())
+            await_exit(child, deadline - time.monotonic())
         if child.exit_status is None:
             child.signal(signal.SIGKILL)
             child.reap(block=True)
@@ -140,8 +140,10 @@ def stop(children: list[Child], patience: float = 3.0) -> None:
             child.status_fd = -1
 
 
-def _await_exit(child: Child, timeout: float) -> None:
-    """Sleep until the process ends (pidfd), at most ``timeout`` seconds."""
+def await_exit(child: Child, timeout: float) -> None:
+    """Sleep until the process ends (pidfd), at most ``timeout`` seconds; it still has to be reaped."""
+    if child.exit_status is not None:
+        return
     try:
         fd = os.pidfd_open(child.pid)
     except ProcessLookupError:

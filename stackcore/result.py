@@ -36,6 +36,8 @@ class Result:
         data = self.data
         found = [f"{count} {name}" for name, count in data["errors"].items() if count]
         found += data["notes"]
+        if data["core"]["worker_deaths"]:
+            found.append(f"{data['core']['worker_deaths']} workers died; their sessions were reset, the others went on")
         if data["requests"] == 0:
             found.append("no request was completed")
         if data["core"]["exit"] != "0":
@@ -53,7 +55,8 @@ def collect(
     """Put together telemetry (sc_telemetry), worker records (sc_worker[]), and the processes' rusage."""
     apps = [_record_of(records, child.pid) for child in workers]
     known = [r for r in apps if r is not None]
-    duration = max(0.0, float(tel["measure_end_ns"] - tel["measure_start_ns"]) / 1e9)
+    end = int(tel["measure_end_ns"]) or int(tel["heartbeat_ns"])  # a killed core could not note the end
+    duration = max(0.0, (end - int(tel["measure_start_ns"])) / 1e9) if tel["measure_start_ns"] else 0.0
     requests = int(tel["requests"])
     data = {
         "schema": SCHEMA,

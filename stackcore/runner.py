@@ -20,7 +20,7 @@ import workloads
 from stackcore import configuration
 from stackcore import launch, placement
 from stackcore.abi import abi
-from stackcore.abi.layout import Layout
+from stackcore.abi.layout import Layout, View
 from stackcore.app.worker import Modes, Worker
 from stackcore.configuration import RunConfig
 from stackcore.control import ControlError, Type, receive, socket_path
@@ -28,14 +28,14 @@ from stackcore.core.client import ClientConfig
 from stackcore.core.process import CoreConfig, CoreProcess
 from stackcore.launch import Child, LaunchError
 from stackcore.result import Result, collect
-from stackcore.session.switches import RING_FULL
-from stackcore.session.switches import ACCEPT
+from stackcore.session.switches import ACCEPT, RING_FULL
 from stackcore.vcl import _vcl
 from stackcore.warmup import warm_up
 from workloads import Prepared
 
 PORT = 80
 SPINS = 2000
+NOTICE_S = 1.5
 Progress = Callable[[float, int], None]
 """Called with the share of the run that is over (0..1) and the requests so far."""
 
@@ -128,6 +128,7 @@ class Run:
         self.core: Child | None = None
         self.workers: list[Child] = []
         self.master: Worker | None = None
+        self.view: View | None = None  # never bound to a local: a traceback would keep the mapping busy
         self.notes: list[str] = []
 
     def __enter__(self) -> Run:
@@ -135,6 +136,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         launch.stop(self.workers)
+        self.view = None
         if self.master is not None:
             self.master.close()
         if self.core is not None:
@@ -165,25 +167,34 @@ class Run:
             self.workers.append(child)
         launch.wait_ready(self.workers)
         master.children_registered()
+        self.prepared.close()  # the workers have loaded what they serve
 
     def drive(self, progress: Progress | None = None) -> Any:
-        """Start the clients and wait for the end; a copy of the core's telemetry, or None when the core died."""
+        """Start the clients and wait for the end (or the core's); a copy of the core's telemetry."""
         assert self.master is not None and self.core is not None
         self.master.request(Type.START)
-        view = self.master.view()
+        self.view = self.master.view()
         limit = time.monotonic() + self.config.warmup + self.config.duration + 10
         began = time.monotonic()
         while not self._done():
             if progress is not None:
                 share = (time.monotonic() - began) / (self.config.warmup + self.config.duration)
-                progress(min(1.0, share), int(view.telemetry[0]["requests"]))
+                progress(min(1.0, share), int(self.view.telemetry[0]["requests"]))
             self._watch_workers()
             if time.monotonic() > limit:
                 raise LaunchError("the core did not finish in time: it may be starved of CPU")
             if self.core.reap():
                 self.notes.append(f"the core ended with {self.core.exit_name}" + _because(self.core))
-                return None
-        return view.telemetry[0].copy()
+                self._workers_notice()
+                break
+        return self.view.telemetry[0].copy()
+
+    def _workers_notice(self) -> None:
+        """The core is dead: the workers find out by themselves within a second, and say so."""
+        deadline = time.monotonic() + NOTICE_S
+        for worker in self.workers:
+            launch.await_exit(worker, deadline - time.monotonic())
+        self._watch_workers()
 
     def _done(self) -> bool:
         """Has the core said DONE? Waits up to 50 ms for it."""
@@ -204,23 +215,21 @@ class Run:
     def _watch_workers(self) -> None:
         for worker in self.workers:
             if worker.exit_status is None and worker.reap():
-                self.notes.append(f"{worker.name} (pid {worker.pid}) ended with {worker.exit_name}{_because(worker)}; its sessions were reset")
+                self.notes.append(f"{worker.name} (pid {worker.pid}) ended with {worker.exit_name}{_because(worker)}")
 
     def finish(self, telemetry: Any, began: float) -> Result:
         """Stop the workers, then the core, and put everything together."""
         assert self.master is not None and self.core is not None
         self._watch_workers()
         launch.stop(self.workers)
-        view = self.master.view()
-        records = view.workers.copy()
+        assert self.view is not None
+        records = self.view.workers.copy()
         if self.core.exit_status is None:
             try:
                 self.master.request(Type.STOP)
             except (EOFError, OSError, ControlError):
                 pass
-        if telemetry is None:
-            telemetry = view.telemetry[0].copy()
-        del view
+        self.view = None
         self.master.close()
         launch.stop([self.core])
         return collect(self.config, self.where, telemetry, records, self.workers, self.core, self.notes, time.monotonic() - began)
