@@ -31,7 +31,7 @@ class CallsSuite(Suite):
         for processes in PROCESSES:
             for mode in MODES:
                 listener, _, lock = mode.partition("/")
-                argv = ["stackcore.vcl.calls", "--listener", listener, "--processes", str(processes), "--json"]
+                argv = ["stackcore.calls", "--listener", listener, "--processes", str(processes), "--json"]
                 argv += ["--lock", lock] if lock else []
                 factors = {"processes": processes, "listener": listener, "lock": lock}
                 times = plan.repeat(6, 10)

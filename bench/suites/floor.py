@@ -50,7 +50,7 @@ class FloorSuite(Suite):
         rows += [_row(title, native[mode]) for mode, title in _NATIVE_ROWS.items()]
         columns = [Column("what", numeric=False), Column("per second"), Column("ns each"), Column("spread"), Column("processes")]
         notes = [f"{GROUP}, closed loop, keep-alive, duplicated, single-queue. Spread: (largest - smallest) / median."]
-        return Analysis(self.question, _findings(stack, native), [Table("Distance to plain C", columns, rows, notes)])
+        return Analysis(self.question, _findings(records, stack), [Table("Distance to plain C", columns, rows, notes)])
 
 
 def _rates(seconds: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -65,16 +65,27 @@ def _row(title: str, rates: Sequence[Sequence[float]]) -> list[str]:
     return [title, number(middle), number(1e9 / middle), f"{100 * relative_spread(flat):.0f} %", str(len(rates))]
 
 
-def _findings(stack: list[list[list[float]]], native: dict[str, list[list[float]]]) -> list[str]:
-    both = [process for rates in stack for process in rates]
-    if not both or not native["stream"]:
+def _shares(records: Records, native_mode: str) -> list[list[float]]:
+    """Return, per process, its rate as a share of the native rate timed in the same round, seconds before it."""
+    native = {reference.round: reference.figures[native_mode]["per_second"] for reference in records.references}
+    return [
+        [1.0 / measurement.seconds / native[visit.round]]
+        for visit in records.visits
+        for measurement in visit.measurements.values()
+        if visit.round in native
+    ]
+
+
+def _findings(records: Records, stack: list[list[list[float]]]) -> list[str]:
+    both = [rate for rates in stack for process in rates for rate in process]
+    of_stream, of_shape = _shares(records, "stream"), _shares(records, "http")
+    if not both or not of_stream:
         return ["No visit of this suite ended well, so nothing can be said."]
-    rate = statistics.median(value for process in both for value in process)
-    stream, shape = ratio_of_medians(both, native["stream"]), ratio_of_medians(both, native["http"])
+    stream, shape = (ratio_of_medians(shares, [[1.0]] * len(shares)) for shares in (of_stream, of_shape))
     reached = "reached" if stream.value >= GOAL else "missed"
     said = [
-        f"The stack serves {number(rate)} requests/s, {_with_interval(stream, 3)} of the native stream's message rate "
-        f"(goal: {GOAL}, {reached}).",
+        f"The stack serves {number(statistics.median(both))} requests/s; set against the reference of the same round, that is "
+        f"{_with_interval(stream, 3)} of the native stream's message rate (goal: {GOAL}, {reached}).",
         f"It runs at {_with_interval(shape, 2)} of the speed of a native C program of the same shape.",
     ]
     if stack[0] and stack[1]:

@@ -225,3 +225,19 @@ def test_the_quick_plan_gives_every_question_its_six_processes():
 def test_unknown_suites_list_the_choices():
     with pytest.raises(KeyError, match="choose from floor, listener, events, calls"):
         get_suite("nope")
+
+
+def test_the_distance_to_plain_c_is_taken_round_by_round(runner, tmp_path):
+    """A machine that halves its speed for a round moves both; the share stays."""
+    halved = set(range(6, 13))
+
+    def drifting(argv):
+        slow = 2 if len(runner.visits) in halved else 1
+        if "--mode" in argv:
+            return Outcome(0, json.dumps({"operations": 9, "per_second": 10e6 / slow}), "")
+        result = {"requests": 9, "requests_per_s": 2e6 / (2 if len(runner.visits) - 1 in halved else 1), "errors": {}}
+        return Outcome(0, json.dumps(result), "")
+
+    runner.override = drifting
+    findings = get_suite("floor").analyse(run("floor", runner, tmp_path)).findings
+    assert "0.200 (95 % interval 0.200 to 0.200) of the native stream's message rate (goal: 0.1, reached)" in findings[0]
