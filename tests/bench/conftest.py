@@ -16,7 +16,7 @@ def flag(argv: Sequence[str], name: str, default: str = "") -> str:
 
 
 class FakeRunner:
-    """Answers `stackcore run`, `stackcore.vcl.calls` and `shmq-ref` with plausible objects and remembers what was asked.
+    """Answers `stackcore run`, `stackcore.calls` and `shmq-ref` with plausible objects and remembers what was asked.
 
     Rates are fixed per mode: duplicated is 1.25 times as fast as shared-rwlock, with a little noise from a counter.
     `override` may answer first; it returns None for what it leaves to the stand-in.
@@ -44,7 +44,7 @@ class FakeRunner:
             return 0, {"mode": flag(argv, "--mode"), "operations": 1000, "per_second": 10e6, "ns": 100.0}
         if "warmup" in argv:
             return 0, {}
-        if "stackcore.vcl.calls" in argv:
+        if "stackcore.calls" in argv:
             slow = 2.0 if flag(argv, "--lock") else 1.0
             noise = 1 + 0.01 * (len(self.commands) % 5)
             processes = int(flag(argv, "--processes"))
