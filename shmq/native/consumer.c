@@ -60,11 +60,13 @@ static PyObject *consumer_pop(shmq_end *self, PyObject *const *args, Py_ssize_t 
         PyObject *record = pop_once(self);
         if (record || PyErr_Occurred())
             return record;
-        int rc = shmq_end_wait(self, timeout_ns); /* at most once: only this end takes records out */
-        if (rc == 0)
-            PyErr_SetNone(self->state->empty);
-        if (rc <= 0)
+        int rc = shmq_end_wait(self, timeout_ns); /* once is enough: only this end takes records out */
+        if (rc < 0)
             return NULL;
+        if (rc == 0 && !shmq_end_arm(self)) {
+            PyErr_SetNone(self->state->empty);
+            return NULL;
+        }
     }
 }
 

@@ -106,11 +106,13 @@ static PyObject *producer_push(shmq_end *self, PyObject *const *args, Py_ssize_t
             Py_RETURN_NONE;
         if (!SHMQ_END_READY(self))
             return shmq_end_refuse(self);
-        rc = shmq_end_wait(self, timeout_ns); /* at most once: only this end makes room disappear */
-        if (rc == 0)
-            PyErr_SetNone(self->state->full);
-        if (rc <= 0)
+        rc = shmq_end_wait(self, timeout_ns); /* once is enough: only this end makes room disappear */
+        if (rc < 0)
             return NULL;
+        if (rc == 0 && !shmq_end_arm(self)) {
+            PyErr_SetNone(self->state->full);
+            return NULL;
+        }
     }
 }
 

@@ -187,9 +187,20 @@ def test_descriptor_is_readable_when_a_try_is_worth_repeating(ring: Ring) -> Non
         assert tx.try_push(RECORD)
 
 
+def pop_nothing(rx, timeout: float) -> None:
+    with pytest.raises(queue.Empty):
+        rx.pop(timeout)
+
+
 @pytest.mark.parametrize(
     "look",
-    [lambda rx: rx.pop_many(3), lambda rx: rx.pop_array(bytearray(8)), lambda rx: (rx.peek(1), rx.release(0))],
+    [
+        lambda rx: rx.pop_many(3),
+        lambda rx: rx.pop_array(bytearray(8)),
+        lambda rx: (rx.peek(1), rx.release(0)),
+        lambda rx: pop_nothing(rx, 0),
+        lambda rx: pop_nothing(rx, 0.01),
+    ],
 )
 def test_every_call_that_finds_nothing_arms_the_descriptor(ring: Ring, look) -> None:
     with ring.producer() as tx, ring.consumer("eventfd") as rx:
