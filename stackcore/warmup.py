@@ -27,13 +27,17 @@ from stackcore.wire.null import unserved, worker_gone
 from workloads import Prepared
 
 
+def address_of(memory: mmap.mmap) -> int:
+    """Where an anonymous mapping lies; it stays mapped as long as ``memory`` is referenced."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
 @contextmanager
 def private_stack(layout: Layout) -> Iterator[tuple[memoryview, View]]:
-    """A laid-out stack in this process's own memory: (payload, view). For warm-up, tests and call timing."""
+    """A laid-out stack in memory that only forked children share: (payload, view). For warm-up, tests and call timing."""
     memory = mmap.mmap(-1, layout.size)
     whole = memoryview(memory)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    yield whole[SEGMENT_HEADER:], lay_out(whole[SEGMENT_HEADER:], address, layout)
+    yield whole[SEGMENT_HEADER:], lay_out(whole[SEGMENT_HEADER:], address_of(memory), layout)
     # The mapping goes when the last array over it does.
 
 
