@@ -1,3 +1,4 @@
+/* end.c - see end.h: roles, waiting, the eventfd, leases, and what both ends tell about the ring. */
 #include "shmq/native/end.h"
 
 #include <sys/eventfd.h>

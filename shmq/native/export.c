@@ -1,3 +1,4 @@
+/* export.c - see export.h. */
 #include "shmq/native/export.h"
 
 #include "shmq/native/fifo.h"

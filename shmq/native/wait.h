@@ -83,9 +83,11 @@ static inline int shmq_cell_sleep(shmq_cell *c, int64_t timeout_ns)
  * or -1. True when a sleeper was woken. */
 static inline bool shmq_cell_wake(shmq_cell *c, int efd)
 {
-    /* pairs with the fence in shmq_cell_announce */
-    if (__builtin_expect(shmq_fence_then_load(&c->parked) == SHMQ_AWAKE, 1))
+    uint32_t parked = shmq_fence_then_load(&c->parked); /* pairs with the fence in shmq_cell_announce */
+    if (__builtin_expect(parked == SHMQ_AWAKE, 1))
         return false;
+    if (parked == SHMQ_PARKED_EVENTFD && efd < 0)
+        return false; /* out of reach from here: left to a waker that has the descriptor */
     uint32_t was = atomic_exchange_explicit(&c->parked, SHMQ_AWAKE, memory_order_relaxed);
     if (was == SHMQ_PARKED_FUTEX) {
         shmq_futex(&c->parked, FUTEX_WAKE, 1, NULL);

@@ -51,7 +51,7 @@ def supports(flag: str, out: Path) -> bool:
     return subprocess.run([str(COMPILER), flag, str(source), "-o", str(out / "probe")], capture_output=True).returncode == 0
 
 
-AMOUNTS = {"ring_stress": 40_000, "fifo_stress": 200_000, "lock_stress": 20_000, "hostile": 3_000}
+AMOUNTS = {"ring_stress": 40_000, "fifo_stress": 100_000, "lock_stress": 20_000, "hostile": 3_000}
 
 
 @needs_compiler
