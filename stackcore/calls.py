@@ -308,7 +308,7 @@ def _child(
         aux = np.array([int(session[0]), int(session[1]), epoll, listener], "i8")
         os.write(result, json.dumps(_measure(vcl, fd, aux, seconds)).encode())
         code = 0
-    except BaseException as error:  # noqa: BLE001 - the only place where a child can still say why
+    except BaseException as error:
         os.write(result, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         os.write(ready, b"x")
     finally:

@@ -78,7 +78,13 @@ def decode(data: bytes) -> Message:
     return decoded
 
 
-def send(sock: socket.socket, kind: Type, worker: int = NO_WORKER, body: dict[str, Any] | None = None, fds: tuple[int, ...] = ()) -> None:
+Body = dict[str, Any]
+
+
+def send(
+    sock: socket.socket, kind: Type, worker: int = NO_WORKER, body: Body | None = None, fds: tuple[int, ...] = ()
+) -> None:
+    """One message, with file descriptors if given. BlockingIOError when a non-blocking socket's buffer is full."""
     data = encode(kind, worker, body)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sock.sendmsg([data], rights)
@@ -103,7 +109,9 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
         raise
 
 
-def request(sock: socket.socket, kind: Type, worker: int = NO_WORKER, body: dict[str, Any] | None = None, max_fds: int = 0) -> tuple[Message, list[int]]:
+def request(
+    sock: socket.socket, kind: Type, worker: int = NO_WORKER, body: Body | None = None, max_fds: int = 0
+) -> tuple[Message, list[int]]:
     """Send and wait for the answer. ControlError with the core's words when it refuses."""
     send(sock, kind, worker, body)
     answer, fds = receive(sock, max_fds)

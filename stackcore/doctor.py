@@ -54,7 +54,8 @@ def _governor() -> Check:
     if not path.exists():
         return Check("CPU governor", True, False, "not visible (virtual machine?): expect drift, believe ratios only")
     name = path.read_text().strip()
-    return Check("CPU governor", name == "performance", False, f"{name}" + ("" if name == "performance" else ": `performance` measures steadier"))
+    steady = name == "performance"
+    return Check("CPU governor", steady, False, name if steady else f"{name}: `performance` measures steadier")
 
 
 def _cache() -> Check:
@@ -81,7 +82,8 @@ def _socket_folder() -> Check:
 
 def _tap() -> Check:
     ok = os.access("/dev/net/tun", os.R_OK | os.W_OK)
-    return Check("/dev/net/tun", ok, False, "usable" if ok else "not usable: needed only for kernel clients over a TAP device (root)")
+    finding = "usable" if ok else "not usable: needed only for kernel clients over a TAP device (root)"
+    return Check("/dev/net/tun", ok, False, finding)
 
 
 def show(checks: list[Check]) -> None:

@@ -91,7 +91,7 @@ def fork(name: str, body: Callable[[Callable[[], None]], None]) -> Child:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's
             body(lambda: _report(write_fd, ""))
             code = 0
-    except BaseException as error:  # noqa: BLE001 - the only place where a child can still say why
+    except BaseException as error:
         _report(write_fd, f"{type(error).__name__}: {error}")
     finally:
         os._exit(code)

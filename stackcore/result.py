@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from stackcore import __version__
-from stackcore.abi import abi
 from stackcore.configuration import RunConfig
 from stackcore.histogram import percentile
 from stackcore.launch import Child
@@ -21,6 +20,10 @@ from stackcore.placement import Placement
 from stackcore.session.state import NODE_NAMES
 
 SCHEMA = 1
+_LOCKS = (
+    ("acquires", "lock_acquires"), ("contended", "lock_contended"), ("wait_ns", "lock_wait_ns"),
+    ("owner_deaths", "owner_deaths"),
+)  # fmt: skip
 _ERRORS = ("stale", "lost", "duplicate", "misdelivered", "unserved", "corrupt")
 
 
@@ -50,7 +53,14 @@ class Result:
 
 
 def collect(
-    config: RunConfig, where: Placement, tel: Any, records: Any, workers: list[Child], core: Child, notes: list[str], wall_s: float
+    config: RunConfig,
+    where: Placement,
+    tel: Any,
+    records: Any,
+    workers: list[Child],
+    core: Child,
+    notes: list[str],
+    wall_s: float,
 ) -> Result:
     """Put together telemetry (sc_telemetry), worker records (sc_worker[]), and the processes' rusage."""
     apps = [_record_of(records, child.pid) for child in workers]
@@ -77,15 +87,14 @@ def collect(
         "latency_ns": _latency(tel, config),
         "errors": _errors(tel, known),
         "events": _events(tel, known),
-        "locks": {"acquires": _sum(known, "lock_acquires"), "contended": _sum(known, "lock_contended"), "wait_ns": _sum(known, "lock_wait_ns"),
-                  "owner_deaths": _sum(known, "owner_deaths")},
+        "locks": {name: _sum(known, field) for name, field in _LOCKS},
         "recovery": _no_recovery(),
         "connections": {name: int(tel[name]) for name in ("connects", "refused", "closes", "resets", "timeouts", "invalid")},
         "per_worker": [_per_worker(child, record) for child, record in zip(workers, apps, strict=True)],
         "core": _core(tel, core),
         "machine": machine(where),
         "notes": notes,
-    }  # fmt: skip
+    }
     return Result(data)
 
 
@@ -101,7 +110,8 @@ def _sum(records: list[Any], field: str) -> int:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     names = (
-        "clients", "size", "maxevents", "ring", "fifo", "sessions", "frame", "requests_per_connection", "rate", "work_ns", "warmup",
+        "clients", "size", "maxevents", "ring", "fifo", "sessions", "frame", "requests_per_connection", "rate",
+        "work_ns", "warmup",
     )  # fmt: skip
     return {name: getattr(config, name) for name in names}
 

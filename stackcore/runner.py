@@ -17,8 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import workloads
-from stackcore import configuration
-from stackcore import launch, placement
+from stackcore import configuration, launch, placement
 from stackcore.abi import abi
 from stackcore.abi.layout import Layout, View
 from stackcore.app.worker import Modes, Worker

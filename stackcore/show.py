@@ -26,7 +26,8 @@ def progress_line(config: RunConfig, quiet: bool) -> Iterator[Any]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[requests]:,} requests"))
+    done = TextColumn("{task.fields[requests]:,} requests")
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), done)
     bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
     with bar:
         task = bar.add_task(f"{config.workload}, {config.workers} workers", total=1.0, requests=0)
@@ -48,7 +49,8 @@ def summary(result: Result) -> None:
     """The run as two small tables on standard output."""
     console, data = Console(), result.data
     modes = data["modes"]
-    title = f"{data['workload']}: {modes['listener']}, {modes['events']}, {data['workers']} workers, {data['settings']['size']} B replies"
+    what = f"{data['workers']} workers, {data['settings']['size']} B replies"
+    title = f"{data['workload']}: {modes['listener']}, {modes['events']}, {what}"
     table = Table(title=title, show_header=False, title_justify="left")
     latency, events, locks = data["latency_ns"], data["events"], data["locks"]
     kind = "open loop" if latency["open_loop"] else "closed loop"
@@ -56,10 +58,13 @@ def summary(result: Result) -> None:
     table.add_row("rate", f"{data['requests_per_s']:,.0f} requests/s, {data['bytes_per_s'] / 1e6:,.1f} MB/s")
     table.add_row(f"latency ({kind})", ", ".join(f"{k} {_ns(latency[k])}" for k in ("p50", "p90", "p99", "p999", "max")))
     table.add_row("errors", ", ".join(f"{k} {v:,}" for k, v in data["errors"].items()))
-    table.add_row("events", f"{events['count']:,}, {events['ns_per_event']:.0f} ns each, ring high water {events['ring_high_water']}")
-    table.add_row("locks", f"{locks['acquires']:,} acquires, {locks['contended']:,} contended, {_ns(locks['wait_ns'])} waited")
+    high = f"ring high water {events['ring_high_water']}"
+    table.add_row("events", f"{events['count']:,}, {events['ns_per_event']:.0f} ns each, {high}")
+    waited = f"{locks['contended']:,} contended, {_ns(locks['wait_ns'])} waited"
+    table.add_row("locks", f"{locks['acquires']:,} acquires, {waited}")
     core = data["core"]
-    table.add_row("core", f"{core['cpu_s']:.2f} s CPU, {core['vectors_per_dispatch']:.1f} items per dispatch, exit {core['exit']}")
+    per_dispatch = f"{core['vectors_per_dispatch']:.1f} items per dispatch"
+    table.add_row("core", f"{core['cpu_s']:.2f} s CPU, {per_dispatch}, exit {core['exit']}")
     console.print(table)
     console.print(_workers(data))
     if data["machine"]["oversubscribed"]:
@@ -70,9 +75,8 @@ def _workers(data: dict[str, Any]) -> Table:
     table = Table("worker", "pid", "cpu", "accepted", "requests", "CPU s", "switches vol/invol", "parks", "exit")
     for i, w in enumerate(data["per_worker"]):
         switches = f"{w['voluntary_switches']:,} / {w['involuntary_switches']:,}"
-        table.add_row(
-            str(i), str(w["pid"]), str(w["cpu"]), f"{w['accepted']:,}", f"{w['requests']:,}", f"{w['cpu_s']:.2f}", switches, f"{w['parks']:,}", w["exit"]
-        )
+        counts = (f"{w['accepted']:,}", f"{w['requests']:,}", f"{w['cpu_s']:.2f}", switches, f"{w['parks']:,}")
+        table.add_row(str(i), str(w["pid"]), str(w["cpu"]), *counts, w["exit"])
     return table
 
 

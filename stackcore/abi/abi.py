@@ -15,12 +15,15 @@ from stackcore.abi import _abi
 
 
 class Field(NamedTuple):
-    """One field of a shared record. ``writer``: core, worker, sender, or once (at layout)."""
+    """One field of a shared record.
+
+    ``length``: elements of an array, 0 for a scalar. ``writer``: core, worker, sender, or once (at layout).
+    """
 
     name: str
     typecode: str
     offset: int
-    count: int
+    length: int
     writer: str
     meaning: str
 
@@ -37,7 +40,7 @@ def dtype_of(record: str) -> np.dtype[Any]:
     return np.dtype(
         {
             "names": [f.name for f in fields],
-            "formats": [(f"({f.count},){f.typecode}" if f.count else f.typecode) for f in fields],
+            "formats": [(f"({f.length},){f.typecode}" if f.length else f.typecode) for f in fields],
             "offsets": [f.offset for f in fields],
             "itemsize": _abi.records[record][1],
         }

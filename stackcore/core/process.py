@@ -232,7 +232,7 @@ class CoreProcess:
     # ---- control socket ----
 
     def _poll(self, timeout: float) -> None:
-        for fd, mask in self.epoll.poll(timeout):
+        for fd, _ in self.epoll.poll(timeout):
             if fd == self.doorbell:
                 os.eventfd_read(self.doorbell)
             elif fd == self.listener.fileno():

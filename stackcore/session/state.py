@@ -34,8 +34,9 @@ CONFIG = np.dtype(
             "frame", "idle_limit", "yield_idle", "phase", "now", "next_scan",
             # session layer
             "workers", "sessions", "listeners", "queue_mask", "ring_full", "accept_policy",
-            "base", "sessions_at", "session_stride", "workers_at", "worker_stride", "doorbell",
-            "ends_at", "handles_at", "event_at", "pending_at", "fifos_at", "fifo_stride", "fifo_size", "accept_at", "accept_stride",
+            "sessions_at", "session_stride", "workers_at", "worker_stride",
+            "ends_at", "handles_at", "event_at", "pending_at",
+            "fifos_at", "fifo_stride", "fifo_size", "accept_at", "accept_stride",
             "free_head", "free_tail", "open_sessions",
             "new_head", "new_tail", "old_head", "old_tail",
             # null transport
@@ -49,17 +50,16 @@ CONFIG = np.dtype(
 SESSION = np.dtype(
     [
         (name, "i4")
-        for name in ("state", "generation", "owner", "listener", "client", "seq", "pend", "queued", "io_queued", "accepted", "dropped", "unused")
+        for name in (
+            "state", "generation", "owner", "listener", "client", "seq", "pend", "queued", "io_queued", "accepted",
+            "dropped",
+        )
     ]
 )  # fmt: skip
 
-WORKER = np.dtype(
-    [(name, "i8") for name in ("state", "head", "tail", "sent", "dropped", "congested", "shares_cpu", "unused")]
-)
+WORKER = np.dtype([(name, "i8") for name in ("state", "head", "tail", "sent", "dropped", "congested")])
 
-CLIENT = np.dtype(
-    [(name, "i8") for name in ("state", "session", "intended", "asked", "got", "served", "connects", "unused")]
-)
+CLIENT = np.dtype([(name, "i8") for name in ("state", "session", "intended", "asked", "got", "served", "connects")])
 CLIENT_READY, CLIENT_WAITING = 0, 1
 
 END_WORDS = 5
@@ -142,7 +142,6 @@ def new_core(view: Any, layout: Any, clients: int, gaps: np.ndarray[Any, Any]) -
     cfg, offsets = core.cfg[0], layout.offsets
     for name in ("fifos_at", "fifo_stride", "accept_at", "accept_stride", "sessions_at", "workers_at"):
         cfg[name] = offsets[name] + (view.address if name.endswith("_at") else 0)
-    cfg["base"] = view.address
     cfg["session_stride"], cfg["worker_stride"] = abi.SESSION.itemsize, abi.WORKER.itemsize
     cfg["workers"], cfg["sessions"], cfg["listeners"] = layout.workers, layout.sessions, layout.listeners
     cfg["fifo_size"], cfg["queue_mask"] = layout.fifo_size, queue - 1

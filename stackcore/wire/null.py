@@ -34,7 +34,12 @@ from stackcore.session.switches import BLOCK
 from stackcore.session.table import post, rx_end, session_free, session_open, tx_end
 
 _WARMUP, _MEASURE = abi.PHASE_WARMUP, abi.PHASE_MEASURE
-_OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = abi.SESSION_OPEN, abi.SESSION_FREE, abi.SESSION_PEER_CLOSED, abi.SESSION_APP_CLOSED
+_OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
+    abi.SESSION_OPEN,
+    abi.SESSION_FREE,
+    abi.SESSION_PEER_CLOSED,
+    abi.SESSION_APP_CLOSED,
+)
 _DELIVERED, _STALE = abi.SEEN_DELIVERED, abi.SEEN_STALE
 _SEEN_AT = abi.SESSION.fields["seen_generation"][1] if abi.SESSION.fields else 0
 _SCAN_NS = 50_000_000
