@@ -88,16 +88,18 @@ class View:
     def __init__(self, payload: Any, address: int) -> None:
         """``payload``: the segment's memory behind its header, writable or not; ``address``: where the segment is mapped."""
         self.address = address
-        self.stack = np.frombuffer(payload, abi.STACK, 1)
-        k = self.stack[0]
+        record = np.frombuffer(payload, abi.STACK, 1)[0]
+        # Copied once: others can write to the record later, and no address may come from what they wrote.
+        self.geometry: dict[str, int] = {name: int(record[name]) for name in abi.STACK.names or ()}
+        k = self.geometry
 
         def array(dtype: np.dtype[Any], count: int, at: int) -> np.ndarray[Any, Any]:
             return np.frombuffer(payload, dtype, count, at - SEGMENT_HEADER)
 
-        self.telemetry = array(abi.TELEMETRY, 1, int(k["telemetry_at"]))
-        self.workers = array(abi.WORKER, int(k["workers"]), int(k["workers_at"]))
-        self.listeners = array(abi.LISTENER, int(k["listeners"]), int(k["listeners_at"]))
-        self.sessions = array(abi.SESSION, int(k["sessions"]), int(k["sessions_at"]))
+        self.telemetry = array(abi.TELEMETRY, 1, k["telemetry_at"])
+        self.workers = array(abi.WORKER, k["workers"], k["workers_at"])
+        self.listeners = array(abi.LISTENER, k["listeners"], k["listeners_at"])
+        self.sessions = array(abi.SESSION, k["sessions"], k["sessions_at"])
 
     @property
     def core_cell_at(self) -> int:
@@ -106,12 +108,16 @@ class View:
 
     def ring_at(self, worker: int, to_core: bool) -> int:
         """Address of a worker's ring header."""
-        k = self.stack[0]
-        return self.address + int(k["rings_at"]) + (2 * worker + to_core) * int(k["ring_stride"])
+        k = self.geometry
+        return self.address + k["rings_at"] + (2 * worker + to_core) * k["ring_stride"]
 
     def accept_ring_at(self, listener: int) -> int:
-        k = self.stack[0]
-        return self.address + int(k["accept_at"]) + listener * int(k["accept_stride"])
+        k = self.geometry
+        return self.address + k["accept_at"] + listener * k["accept_stride"]
+
+    def worker_at(self, worker: int) -> int:
+        """Address of a worker's record."""
+        return self.address + self.geometry["workers_at"] + worker * abi.WORKER.itemsize
 
 
 def lay_out(payload: Any, address: int, layout: Layout) -> View:
@@ -140,6 +146,6 @@ def _init_ring(at: int, slots: int, slot_size: int) -> None:
 
 def reset_rings(view: View, worker: int) -> None:
     """Empty both rings of a worker record that nobody is attached to."""
-    slots = int(view.stack[0]["ring_slots"])
+    slots = view.geometry["ring_slots"]
     for to_core in (False, True):
         _init_ring(view.ring_at(worker, to_core), slots, abi.EVENT.itemsize)

@@ -214,12 +214,12 @@ class CoreProcess:
         return True
 
     def _polls(self, worker: int) -> bool:
-        at = self.view.address + int(self.view.stack[0]["workers_at"]) + worker * abi.WORKER.itemsize
-        return native.read64(at + _WAITS_AT) > 0
+        return native.read64(self.view.worker_at(worker) + _WAITS_AT) > 0
 
     def _publish(self) -> None:
         """Copy per-worker counters to shared memory."""
         self.view.workers["sent"] = self.core.wrk["sent"]
+        self.view.listeners[:] = self.core.lis
         self.core.tel[0]["dropped"] = int(self.core.wrk["dropped"].sum())
         self.core.tel[0]["events"] = int(self.core.wrk["sent"].sum())
 
@@ -294,9 +294,9 @@ class CoreProcess:
         reset_rings(self.view, worker)
         self._bind_rings(worker)
         shared, private = self.view.workers[worker], self.core.wrk[worker]
-        generation = int(shared["generation"]) + 1
+        private["generation"] += 1
         self.view.workers[worker : worker + 1].view("i8")[:] = 0
-        shared["generation"], shared["pid"], shared["state"] = generation, peer.pid, abi.WORKER_ATTACHED
+        shared["generation"], shared["pid"], shared["state"] = private["generation"], peer.pid, abi.WORKER_ATTACHED
         for name in ("head", "tail", "sent", "dropped", "congested"):
             private[name] = 0
         private["state"] = abi.WORKER_ATTACHED

@@ -57,7 +57,7 @@ SESSION = np.dtype(
     ]
 )  # fmt: skip
 
-WORKER = np.dtype([(name, "i8") for name in ("state", "head", "tail", "sent", "dropped", "congested")])
+WORKER = np.dtype([(name, "i8") for name in ("state", "generation", "head", "tail", "sent", "dropped", "congested")])
 
 CLIENT = np.dtype([(name, "i8") for name in ("state", "session", "intended", "asked", "got", "served", "connects")])
 CLIENT_READY, CLIENT_WAITING = 0, 1
@@ -86,7 +86,7 @@ class Core(NamedTuple):
     shw: np.ndarray[Any, Any]
     """shared sc_worker[workers]"""
     lis: np.ndarray[Any, Any]
-    """shared sc_listener[listeners]"""
+    """sc_listener[listeners], private: the shared records are a copy for onlookers"""
     cli: np.ndarray[Any, Any]
     """CLIENT[clients]"""
     pend: np.ndarray[Any, Any]
@@ -126,7 +126,7 @@ def new_core(view: Any, layout: Any, clients: int, gaps: np.ndarray[Any, Any]) -
         shs=view.sessions,
         wrk=np.zeros(layout.workers, WORKER),
         shw=view.workers,
-        lis=view.listeners,
+        lis=np.zeros(layout.listeners, abi.LISTENER),
         cli=np.zeros(max(1, clients), CLIENT),
         pend=np.zeros((layout.workers, queue), "i4"),
         free=np.zeros(queue, "i4"),
