@@ -25,6 +25,6 @@ class CorruptSegment(ShmqError):
 class OwnerDied(ShmqError):
     """The process that held the lock died. The lock IS held by the caller now; what it protects may be half written.
 
-    Proceed as with a robust mutex: repair or reset the protected data, then release the lock as usual. The death is
-    reported to one holder only.
+    Proceed as with a robust mutex: repair or reset the protected data, then release the lock as usual. Every reader of a
+    read-write lock is told until a writer was, because only a writer can repair.
     """

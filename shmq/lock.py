@@ -1,7 +1,7 @@
 """Locks in shared memory that report their owner's death instead of hanging.
 
 Promise. `SpinLock` excludes everybody, `SpinRwLock` and `FutexRwLock` let up to 62 handles read together and one
-write alone, writers first. A waiter notices within some 20 ms that the holder died, gets the lock, and is told once, by
+write alone, writers first. A waiter notices within some 20 ms that the holder died, and gets the lock with
 `OwnerDied`; a dead reader needs no report. The proof is in `shmq/native/lock.h`.
 
 Handles. One object is one handle, for one thread at a time; give each thread its own. A forked child that uses an
@@ -9,8 +9,9 @@ inherited object gets a place of its own in the lock and holds nothing, whatever
 one layout and may be mixed: they differ in how this handle waits (spinning with sched_yield, or sleeping in the kernel).
 
 After a death. `acquire`, `acquire_read` and `acquire_write` raise `OwnerDied` with the lock held: repair what it
-protects, then release. The `with` forms cannot leave the lock held, so they release it again and leave the report for
-the next one: every `with` raises until somebody has repaired.
+protects, then release. Readers are told until a writer was, because only a writer can repair. The `with` forms cannot
+leave the lock held, so they release it again and leave the report for the next one: every `with` raises until somebody
+has repaired after an explicit `acquire`.
 
 >>> with FutexRwLock.create() as lock:
 ...     try:

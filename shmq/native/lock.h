@@ -5,8 +5,9 @@
  * because the holder may need this CPU) and futex.
  *
  * Promise: mutual exclusion of writers against all, one read-modify-write of the shared word per
- * uncontended read operation; a waiter finds out within about 20 ms that the holder is dead, gets
- * the lock and SHMQ_OWNER_DIED once: what the lock protects may be half written.
+ * uncontended read operation; a waiter finds out within about 20 ms that the holder is dead and gets
+ * the lock with SHMQ_OWNER_DIED: what the lock protects may be half written. Every reader is told so until
+ * a writer was, because only a writer can repair.
  *
  * Proof sketch (RwLock).
  *   L1  Writers exclude one another by a compare-and-swap of `writer` from 0 to slot+1; only its
@@ -266,14 +267,6 @@ static inline int64_t shmq_rw_stop(int64_t start, int64_t timeout_ns)
     return timeout_ns < 0 || timeout_ns > INT64_MAX - start ? INT64_MAX : start + timeout_ns;
 }
 
-/* The lock is held; report a death exactly once. */
-static inline int shmq_rw_entered(shmq_rwlock *l, uint64_t word)
-{
-    if (__builtin_expect(!(word & SHMQ_RW_DIED), 1))
-        return SHMQ_OK;
-    return atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_DIED, memory_order_acquire) & SHMQ_RW_DIED ? SHMQ_OWNER_DIED : SHMQ_OK;
-}
-
 static int __attribute__((noinline, unused)) shmq_rw_read_slow(shmq_rwholder *h, int64_t timeout_ns)
 {
     shmq_rwlock *l = h->lock;
@@ -289,7 +282,7 @@ static int __attribute__((noinline, unused)) shmq_rw_read_slow(shmq_rwholder *h,
     }
     h->stats.contended++;
     h->stats.wait_ns += shmq_now_ns() - start;
-    return word & SHMQ_RW_WRITE ? SHMQ_TIMEOUT : shmq_rw_entered(l, word);
+    return word & SHMQ_RW_WRITE ? SHMQ_TIMEOUT : word & SHMQ_RW_DIED ? SHMQ_OWNER_DIED : SHMQ_OK;
 }
 
 /* timeout_ns < 0: for ever. SHMQ_OK, SHMQ_OWNER_DIED (held all the same) or SHMQ_TIMEOUT. Not recursive. */
@@ -299,7 +292,7 @@ static inline int shmq_rw_read_acquire(shmq_rwholder *h, int64_t timeout_ns)
     uint64_t word = atomic_fetch_or_explicit(&h->lock->word, h->bit, memory_order_seq_cst); /* L3: the writer's release */
     if (__builtin_expect(!(word & (SHMQ_RW_WRITE | SHMQ_RW_DIED)), 1))
         return SHMQ_OK;
-    return word & SHMQ_RW_WRITE ? shmq_rw_read_slow(h, timeout_ns) : shmq_rw_entered(h->lock, word);
+    return word & SHMQ_RW_WRITE ? shmq_rw_read_slow(h, timeout_ns) : SHMQ_OWNER_DIED;
 }
 
 static inline void shmq_rw_read_release(shmq_rwholder *h)
@@ -337,7 +330,10 @@ static inline int shmq_rw_write_acquire(shmq_rwholder *h, int64_t timeout_ns)
         h->stats.contended++;
         h->stats.wait_ns += shmq_now_ns() - start;
     }
-    return shmq_rw_entered(l, word);
+    if (__builtin_expect(!(word & SHMQ_RW_DIED), 1))
+        return SHMQ_OK;
+    atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_DIED, memory_order_relaxed); /* the caller is told, and alone */
+    return SHMQ_OWNER_DIED;
 timeout:
     h->stats.contended++;
     h->stats.wait_ns += shmq_now_ns() - start;

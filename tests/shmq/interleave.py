@@ -64,6 +64,21 @@ def wake(var: str) -> Op:
     return ("wake", var)
 
 
+def until(condition: Callable[[dict[str, Value], set[int]], bool]) -> Op:
+    """Wait, polling, for a condition over memory and the threads known to be dead."""
+    return ("until", condition)
+
+
+def ghost(change: Callable[[dict[str, Value], set[int]], Value]) -> Op:
+    """Look at and change memory in no time and without ordering anything: for assertions, not for algorithms."""
+    return ("ghost", change)
+
+
+def is_dead(thread: int) -> Op:
+    """Ask the kernel: 1 when the thread was killed. What it had stored is visible by then."""
+    return ghost(lambda memory, dead: thread in dead)
+
+
 class Violation(AssertionError):
     """Some schedule breaks the algorithm; the text is that schedule."""
 
@@ -77,6 +92,7 @@ class State(NamedTuple):
     buffers: tuple[Buffer, ...]
     received: tuple[tuple[Value, ...], ...]  # per thread: what took it where it stands; the first way that was found
     asleep: tuple[str | None, ...]  # the variable that a thread sleeps on, WOKEN when its sleep is over
+    killed: tuple[bool, ...]
 
 
 def position(generator: Any) -> tuple[Any, ...]:
@@ -94,12 +110,20 @@ def replace(items: tuple, index: int, item: Any) -> tuple:
 
 
 class Explorer:
-    def __init__(self, threads: list[Thread], memory: dict[str, Value], final: Callable[[dict[str, Value]], None]) -> None:
+    def __init__(
+        self,
+        threads: list[Thread],
+        memory: dict[str, Value],
+        final: Callable[[dict[str, Value]], None],
+        mortal: tuple[int, ...],
+    ) -> None:
         self.threads = threads
         self.final = final
+        self.mortal = mortal
         self.known: dict[tuple[int, tuple[Value, ...]], tuple[Op | None, tuple[Value, ...], Buffer]] = {}
         self.first_way: dict[Any, tuple[Value, ...]] = {}
-        self.start = State(tuple(sorted(memory.items())), (), (), (None,) * len(threads))
+        n = len(threads)
+        self.start = State(tuple(sorted(memory.items())), (), (), (None,) * n, (False,) * n)
         for thread in range(len(threads)):
             _, received, stores = self.go(thread, ())
             self.start = self.start._replace(
@@ -162,7 +186,7 @@ class Explorer:
         return labels[::-1]
 
     def check_end(self, state: State) -> None:
-        stuck = [thread for thread in range(len(self.threads)) if self.next_op(thread, state) is not None]
+        stuck = [i for i, killed in enumerate(state.killed) if not killed and self.next_op(i, state) is not None]
         assert not stuck, f"threads {stuck} wait for ever"
         self.final(dict(state.memory))
 
@@ -177,7 +201,11 @@ class Explorer:
                     memory=self.written(memory, var, value), buffers=drained
                 )
             op = self.next_op(thread, state)
-            if op is not None and not state.asleep[thread]:
+            if op is None or state.killed[thread]:
+                continue
+            if thread in self.mortal:
+                yield f"{thread}: killed", state._replace(killed=replace(state.killed, thread, True))
+            if not state.asleep[thread]:
                 successor = self.perform(state, memory, thread, op)
                 if successor is not None:
                     yield f"{thread}: {op[:3]}", successor
@@ -197,7 +225,14 @@ class Explorer:
                 **changes,
             )
 
+        dead = {i for i, killed in enumerate(state.killed) if killed and not state.buffers[i]}
         match op:
+            case ("ghost", change):
+                changed = dict(memory)
+                result = int(change(changed, dead))
+                return after(result, memory=tuple(sorted(changed.items())))
+            case ("until", condition):
+                return after(0) if not buffer and condition(memory, dead) else None
             case ("load", var):
                 own = [value for name, value, _ in buffer if name == var]
                 return after(own[-1] if own else memory[var])
@@ -222,7 +257,13 @@ class Explorer:
 
 
 def explore(
-    threads: list[Thread], memory: dict[str, Value], final: Callable[[dict[str, Value]], None] = lambda memory: None
+    threads: list[Thread],
+    memory: dict[str, Value],
+    final: Callable[[dict[str, Value]], None] = lambda memory: None,
+    mortal: tuple[int, ...] = (),
 ) -> int:
-    """Check all executions; return the number of states. Raises Violation."""
-    return Explorer(threads, memory, final).run()
+    """Check all executions, those included in which the mortal threads are killed at any moment.
+
+    Return the number of states. Raises Violation.
+    """
+    return Explorer(threads, memory, final, mortal).run()

@@ -9,7 +9,22 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.shmq.interleave import Op, Violation, explore, fence, load, rmw, sleep, store, swap, take, wake
+from tests.shmq.interleave import (
+    Op,
+    Violation,
+    explore,
+    fence,
+    ghost,
+    is_dead,
+    load,
+    rmw,
+    sleep,
+    store,
+    swap,
+    take,
+    until,
+    wake,
+)
 
 Steps = Generator[Op, int, None]
 Answer = Generator[Op, int, int]
@@ -276,6 +291,135 @@ def test_rwlock(readers: int, writers: int) -> None:
 def test_rwlock_bugs_are_found(bug: str, readers: int, writers: int) -> None:
     with pytest.raises(Violation):
         rwlock(readers, writers, bug)
+
+
+# ---- lock.h: a holder is killed at any step, and whoever cleans up, too. Waiting is polling here (it is bounded by the
+# 20 ms after which a waiter looks for deaths); a slot's token is the thread's number plus one.
+
+DIED = 128
+
+
+def others_to_look_at(memory: dict[str, int], me: int) -> list[int]:
+    """shmq_rw_check_deaths: the slots of the writer and of the readers, but the own."""
+    named = [memory["writer"] - 1] if memory["writer"] else []
+    return [i for i in named + [i for i in range(3) if memory["word"] & 1 << i] if i != me]
+
+
+def mortal_pause(var: str, mask: int, me: int, bug: str) -> Steps:
+    while True:
+        yield until(
+            lambda memory, dead: not memory[var] & mask
+            or any(memory[f"slot{i}"] - 1 in dead for i in others_to_look_at(memory, me))
+        )
+        if not (yield load(var)) & mask:
+            return
+        writer_slot = yield load("writer")
+        if writer_slot and writer_slot - 1 != me:
+            yield from reap(writer_slot - 1, me, bug)
+        for i in range(3):
+            bits = yield load("word")
+            if bits & 1 << i and i != me:
+                yield from reap(i, me, bug)
+
+
+def reap(i: int, me: int, bug: str) -> Steps:
+    """shmq_rw_reap_slot."""
+    token = yield load(f"slot{i}")
+    if not token or not (yield is_dead(token - 1)):
+        return
+    if bug != "cleaners do not exclude each other":
+        was = yield rmw(f"slot{i}", lambda now: me + 1 if now == token else now)
+        if was != token:
+            return
+    yield rmw("word", lambda w: w & ~(1 << i))
+    if (yield load("writer")) == i + 1:
+        if bug == "writer freed before WRITE is cleared":
+            yield swap("writer", 0)
+        if bug != "the death is not marked":
+            yield rmw("word", lambda w: w | DIED, relaxed=True)
+        yield rmw("word", lambda w: w & ~WRITE)
+        yield store("writer", 0, release=True)
+    yield store(f"slot{i}", 0, release=True)
+
+
+def work(me: int, told: int, writes: bool) -> Steps:
+    """What a holder does: `inside` and `torn` are ghosts, that is, the truth."""
+
+    def enter(memory: dict[str, int], dead: set[int]) -> bool:
+        living = memory["inside"] & ~sum((1 << i) + (8 << i) for i in dead)
+        assert living == 0 if writes else living < 8, "a writer is not alone"
+        assert told or not memory["torn"], "half-written data, and nobody said so"
+        memory["inside"] |= (8 if writes else 1) << me
+        memory["torn"] = int(writes or memory["torn"])
+        return False
+
+    def leave(memory: dict[str, int], dead: set[int]) -> bool:
+        memory["inside"] &= ~((8 if writes else 1) << me)
+        if writes:
+            memory["torn"] = 0
+        return False
+
+    yield ghost(enter)
+    yield ghost(leave)
+
+
+def mortal_reader(me: int, bug: str) -> Steps:
+    word = yield rmw("word", lambda w: w | 1 << me)
+    while word & WRITE:
+        yield rmw("word", lambda w: w & ~(1 << me))
+        yield from mortal_pause("word", WRITE, me, bug)
+        word = yield rmw("word", lambda w: w | 1 << me)
+    if word & DIED and bug == "a reader takes the report away":
+        yield rmw("word", lambda w: w & ~DIED)
+    yield from work(me, word & DIED, writes=False)
+    yield rmw("word", lambda w: w & ~(1 << me))
+
+
+def mortal_writer(me: int, bug: str) -> Steps:
+    while (yield rmw("writer", lambda w: w or me + 1)):
+        yield from mortal_pause("writer", 255, me, bug)
+    word = yield rmw("word", lambda w: w | WRITE)
+    if word & READERS:
+        yield from mortal_pause("word", READERS, me, bug)
+        word = yield load("word")
+    if word & DIED:
+        yield rmw("word", lambda w: w & ~DIED, relaxed=True)
+    yield from work(me, word & DIED, writes=True)
+    yield rmw("word", lambda w: w & ~WRITE)
+    yield swap("writer", 0)
+
+
+def mortal_rwlock(roles: str, mortal: tuple[int, ...], bug: str = "") -> int:
+    """roles: a letter per thread, r or w."""
+    memory = {"word": 0, "writer": 0, "inside": 0, "torn": 0} | {f"slot{i}": i + 1 for i in range(3)}
+    threads = [
+        lambda me=me, role=role: (mortal_reader if role == "r" else mortal_writer)(me, bug) for me, role in enumerate(roles)
+    ]
+    return explore(threads, memory, mortal=mortal)
+
+
+@pytest.mark.parametrize("roles", ["rw", "wr", "ww", "wrr", "wrw", "www", "rww", "rrw"])
+def test_one_death_at_any_step(roles: str) -> None:
+    assert mortal_rwlock(roles, mortal=(0,)) > 100
+
+
+@pytest.mark.parametrize("roles", ["wwr", "www", "wrw", "rww"])
+def test_the_cleaner_dies_as_well(roles: str) -> None:
+    assert mortal_rwlock(roles, mortal=(0, 1)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("bug", "roles", "mortal"),
+    [
+        ("the death is not marked", "wr", (0,)),
+        ("a reader takes the report away", "wrr", (0,)),
+        ("writer freed before WRITE is cleared", "wwr", (0, 1)),
+        ("cleaners do not exclude each other", "www", (0,)),
+    ],
+)
+def test_death_bugs_are_found(bug: str, roles: str, mortal: tuple[int, ...]) -> None:
+    with pytest.raises(Violation):
+        mortal_rwlock(roles, mortal, bug)
 
 
 def test_a_violation_tells_the_schedule() -> None:

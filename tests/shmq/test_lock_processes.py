@@ -87,7 +87,7 @@ def test_spin_lock_excludes(pair: Pair, fork: Fork) -> None:
 
 
 @pytest.mark.parametrize("acquire", ["acquire_read", "acquire_write"])
-def test_a_writers_death_is_reported_once_and_ends_the_wait(
+def test_a_writers_death_ends_the_wait_and_is_reported_until_a_writer_knows(
     lock: SpinRwLock, acquire: str, fork: Fork, flag: MakeFlag
 ) -> None:
     held = flag()
@@ -107,8 +107,17 @@ def test_a_writers_death_is_reported_once_and_ends_the_wait(
     assert time.monotonic() - before < 1
     assert lock.held
     getattr(lock, acquire.replace("acquire", "release"))()
-    with lock.write(timeout=1):
-        pass
+    if acquire == "acquire_read":  # a reader cannot have repaired anything
+        for _ in range(2):
+            with pytest.raises(OwnerDied):
+                lock.acquire_read(timeout=1)
+            lock.release_read()
+        with pytest.raises(OwnerDied):
+            lock.acquire_write(timeout=1)
+        lock.release_write()
+    for guard in (lock.write, lock.read):
+        with guard(timeout=1):
+            pass
 
 
 def test_with_keeps_the_report_until_somebody_repairs(lock: SpinRwLock, fork: Fork, flag: MakeFlag) -> None:
