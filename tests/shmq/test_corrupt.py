@@ -182,7 +182,6 @@ def test_parked_word_of_no_meaning() -> None:
     assert len(target.rx.pop_many(9)) == 4
 
 
-@pytest.mark.slow
 def test_ten_thousand_random_headers(fork: Fork) -> None:
     def attack() -> None:
         chance = random.Random(7)

@@ -61,7 +61,6 @@ def test_plain(source: str, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["ring_stress", "fifo_stress", "lock_stress"])
 def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=thread", tmp_path):
@@ -71,7 +70,6 @@ def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.slow
 @pytest.mark.parametrize("source", AMOUNTS)
 def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=address,undefined", tmp_path):
@@ -81,7 +79,6 @@ def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) 
 
 
 @needs_compiler
-@pytest.mark.slow
 def test_thread_sanitizer_would_find_a_missing_release(tmp_path: Path) -> None:
     """The check of the checker: with publish weakened to relaxed, the very same test must fail."""
     if not supports("-fsanitize=thread", tmp_path):
