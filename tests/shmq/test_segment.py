@@ -3,6 +3,7 @@
 import fcntl
 import mmap
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -434,3 +435,26 @@ def test_no_descriptor_left_does_not_declare_anybody_dead() -> None:
         "assert _native.token_alive(token)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_really_full_memory() -> None:
+    """In a mount namespace with a /dev/shm of 1 MiB, filled by segments until the kernel says no."""
+    script = (
+        "import errno, os, shmq\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(shmq.Segment.create(100_000, 'k', 'a', f'full{len(held)}'))\n"
+        "except OSError as error:\n"
+        "    assert error.errno == errno.ENOSPC and 'not enough shared memory' in str(error), error\n"
+        "assert 5 < len(held) < 11 and len(os.listdir('/dev/shm')) == len(held)\n"
+        "for segment in held: segment.buf[-1] = 1\n"
+        "held.pop().close()\n"
+        "shmq.Segment.create(90_000, 'k', 'a').close()\n"
+        "for segment in held: segment.close()\n"
+        "assert os.listdir('/dev/shm') == []\n"
+    )
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = "mount -t tmpfs -o size=1m none /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*unshare, mount], capture_output=True).returncode:
+        pytest.skip("this machine does not allow a mount namespace")
+    subprocess.run([*unshare, f'{mount} && exec "$0" -c "$1"', sys.executable, script], check=True)
