@@ -14,9 +14,10 @@
  */
 #include "stackcore/vcl/vcl.h"
 
+/* A reader is told of a dead writer, too, but only the next writer can repair: it counts the death. */
 static void table_read(vcl_worker *w)
 {
-    w->count.owner_deaths += shmq_rw_read_acquire(&w->table_lock, -1) == SHMQ_OWNER_DIED;
+    shmq_rw_read_acquire(&w->table_lock, -1);
 }
 
 static vcl_session *enter(vcl_worker *w, int fd)
