@@ -20,6 +20,8 @@ FREE = "duplicated"
 LOCKED = ("shared-rwlock/spin-rw", "shared-rwlock/futex-rw")
 MODES = (FREE, *LOCKED)
 PROCESSES = (1, 2)
+CALLS_PER_VISIT = 3
+"""A visit times several calls one after the other; each gets this part of the plan's seconds."""
 
 
 class CallsSuite(Suite):
@@ -32,6 +34,7 @@ class CallsSuite(Suite):
             for mode in MODES:
                 listener, _, lock = mode.partition("/")
                 argv = ["stackcore.calls", "--listener", listener, "--processes", str(processes), "--json"]
+                argv += ["--seconds", f"{max(0.01, plan.seconds / CALLS_PER_VISIT):.3f}"]
                 argv += ["--lock", lock] if lock else []
                 factors = {"processes": processes, "listener": listener, "lock": lock}
                 times = plan.repeat(6, 10)
