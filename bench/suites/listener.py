@@ -89,9 +89,12 @@ class _Comparison:
 
     @staticmethod
     def _ratio(records: Records, group: str, locked_mode: str) -> Ratio | None:
-        # Times: locked over duplicated is the ratio of throughputs, duplicated over locked.
-        slow, fast = (records.seconds(f"listener {group} {mode}") for mode in (locked_mode, DUPLICATED))
-        return ratio_of_medians(slow, fast) if slow and fast else None
+        # Of rates, like the two columns beside it: a median of few rates is not one over the median of their times.
+        fast, slow = (
+            [[1.0 / value for value in process] for process in records.seconds(f"listener {group} {mode}")]
+            for mode in (DUPLICATED, locked_mode)
+        )
+        return ratio_of_medians(fast, slow) if slow and fast else None
 
     @property
     def draft(self) -> float | None:
