@@ -82,6 +82,10 @@ class Records:
         """Return one list of values (seconds per operation) per process that measured `benchmark`."""
         return [[v.measurements[benchmark].seconds] for v in self.visits if benchmark in v.measurements]
 
+    def seconds_by_round(self, benchmark: str) -> dict[int, float]:
+        """Return the value (seconds per operation) of each round's process that measured `benchmark`."""
+        return {v.round: v.measurements[benchmark].seconds for v in self.visits if benchmark in v.measurements}
+
     def problems(self) -> list[Visit]:
         """Return the visits that went wrong."""
         return [v for v in self.visits if v.problem is not None]

@@ -14,7 +14,7 @@ All functions are pure and deterministic; random numbers are seeded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,32 @@ def ratio_of_medians(
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return Ratio(value, float(low), float(high), (len(top), len(bottom)))
+
+
+def paired_ratio(
+    numerator: Mapping[int, float],
+    denominator: Mapping[int, float],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Ratio | None:
+    """Return the median over rounds of numerator / denominator, with a bootstrap interval that resamples whole rounds.
+
+    The arguments map a round's index to a process's figure. Visits of one round lie seconds apart, so a machine that changes
+    its speed between rounds cancels out here, while in `ratio_of_medians` it widens the interval; one that changes it within
+    a round spoils that round in both. Only rounds with both figures count; None when there is none.
+    """
+    both = [numerator[index] / denominator[index] for index in numerator if index in denominator]
+    if not both:
+        return None
+    value, rounds = float(np.median(both)), len(both)
+    if rounds < MIN_PROCESSES:
+        return Ratio(value, None, None, (rounds, rounds))
+    drawn = _resampled_medians(np.array(both), resamples, np.random.default_rng(seed))
+    tail = (1.0 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return Ratio(value, float(low), float(high), (rounds, rounds))
 
 
 def _resampled_medians(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.interleave import Cell
 from bench.results import Measurement, Records, Visit
-from bench.stats import MIN_PROCESSES, Ratio, ratio_of_medians
+from bench.stats import MIN_PROCESSES, Ratio, paired_ratio, ratio_of_medians
 from bench.suites.base import Plan, Suite, dig, median_of, run_arguments, total_of
 from bench.tables import Analysis, Chart, Column, Series, Table, count, number
 
@@ -136,11 +136,12 @@ def _cost_findings(records: Records, points: Sequence[tuple[int, int]]) -> list[
     for point in points:
         first, second = (records.seconds(f"events {_group(point)} {mode}") for mode in CORRECT)
         if first and second:
-            return [_cost_sentence(point, ratio_of_medians(second, first))]
+            bounded, single = (records.seconds_by_round(f"events {_group(point)} {mode}") for mode in CORRECT)
+            return [_cost_sentence(point, ratio_of_medians(second, first), paired_ratio(single, bounded))]
     return []
 
 
-def _cost_sentence(point: tuple[int, int], ratio: Ratio) -> str:
+def _cost_sentence(point: tuple[int, int], ratio: Ratio, paired: Ratio | None) -> str:
     where = f"With {_group(point).replace(' ', ' and ')}, single-queue"
     if ratio.low is None:
         return (
@@ -153,7 +154,8 @@ def _cost_sentence(point: tuple[int, int], ratio: Ratio) -> str:
     }
     return (
         f"{where} {words[ratio.verdict]} bounded: {ratio.value:.2f} times the ns per event "
-        f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.processes[0]} processes each)."
+        f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.processes[0]} processes each; "
+        f"compared within rounds: {paired})."
     )
 
 

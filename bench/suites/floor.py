@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.interleave import Cell
 from bench.results import Measurement, Records
-from bench.stats import MIN_PROCESSES, Ratio, ratio_of_medians, relative_spread
+from bench.stats import MIN_PROCESSES, Ratio, paired_ratio, ratio_of_medians, relative_spread
 from bench.suites.base import Plan, Suite, request_rate, run_arguments
 from bench.tables import Analysis, Column, Table, number
 
@@ -90,9 +90,10 @@ def _findings(records: Records, stack: list[list[list[float]]]) -> list[str]:
     ]
     if stack[0] and stack[1]:
         same = ratio_of_medians(stack[0], stack[1])
+        second, first = (records.seconds_by_round(f"floor {GROUP} {mode}") for mode in reversed(MODES))
         said.append(
-            f"Two identical runs differ by a factor of {_with_interval(same, 2)}: a difference between modes below that means "
-            "nothing."
+            f"Two identical runs differ by a factor of {_with_interval(same, 2)}; compared within rounds by "
+            f"{paired_ratio(second, first)}. A difference between modes below that means nothing."
         )
     return said
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats import MIN_PROCESSES, Ratio, drift_marks, ratio_of_medians, relative_spread
+from bench.stats import MIN_PROCESSES, Ratio, drift_marks, paired_ratio, ratio_of_medians, relative_spread
 
 positive = st.floats(min_value=1e-9, max_value=1e9, allow_nan=False)
 
@@ -55,6 +55,21 @@ def test_the_same_seed_gives_the_same_interval():
     a, b = [[float(i)] for i in range(1, 9)], [[float(i)] for i in range(2, 10)]
     assert ratio_of_medians(a, b, seed=3) == ratio_of_medians(a, b, seed=3)
     assert ratio_of_medians(a, b, seed=3) != ratio_of_medians(a, b, seed=4)
+
+
+def test_rounds_that_move_together_do_not_widen_the_paired_interval():
+    speeds = [1.0, 4.0, 1.0, 4.0, 4.0, 1.0, 1.0, 4.0]
+    fast = {i: 1.2 * s * (1 + 0.01 * (i % 3)) for i, s in enumerate(speeds)}
+    slow = dict(enumerate(speeds))
+    paired = paired_ratio(fast, slow)
+    assert 1.2 <= paired.low <= paired.value <= paired.high <= 1.23
+    unpaired = ratio_of_medians([[x] for x in fast.values()], [[x] for x in slow.values()])
+    assert unpaired.low < 1 < 2 < unpaired.high
+
+
+def test_only_complete_rounds_are_paired():
+    assert paired_ratio({0: 3.0, 1: 4.0}, {1: 2.0, 2: 1.0}) == Ratio(2.0, None, None, (1, 1))
+    assert paired_ratio({0: 3.0}, {1: 1.0}) is None
 
 
 @given(st.lists(positive, min_size=6, max_size=12), st.lists(positive, min_size=6, max_size=12))
