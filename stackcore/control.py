@@ -71,7 +71,7 @@ def decode(data: bytes) -> Message:
     try:
         body = json.loads(data[HEADER.size :])
         decoded = Message(Type(kind), worker, body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ControlError(f"malformed message: {error}") from None
     if not isinstance(body, dict):
         raise ControlError("message body is not an object")

@@ -243,8 +243,8 @@ class CoreProcess:
     def _accept(self) -> None:
         try:
             sock, _ = self.listener.accept()
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # it has gone again, or there is no descriptor left: the others are served meanwhile
         pid, uid, _ = control.peer_credentials(sock)
         peer = Peer(sock, pid)
         sock.setblocking(False)
@@ -275,10 +275,10 @@ class CoreProcess:
             self._drop(peer)
 
     def _send(self, peer: Peer, kind: Type, body: dict[str, Any] | None = None, fds: tuple[int, ...] = ()) -> None:
-        """A peer that does not read its answers loses them; the core does not wait."""
+        """A peer that does not read its answers, or provokes one that is too long, loses it; the core does not wait."""
         try:
             control.send(peer.sock, kind, peer.worker, body, fds)
-        except (BlockingIOError, ConnectionError):
+        except OSError:
             pass
 
     def _attach(self, peer: Peer, body: dict[str, Any]) -> None:
