@@ -59,11 +59,18 @@ static void put_out(vcl_worker *w, vcl_session *s, uint32_t what)
         s->mask &= EPOLLET | EPOLLONESHOT;
 }
 
+/* What may be reported: errors always, but nothing from a one-shot session that has fired. */
+static uint32_t wanted_of(const vcl_session *s)
+{
+    bool fired = (s->mask & EPOLLONESHOT) && !(s->mask & ~(EPOLLET | EPOLLONESHOT));
+    return fired ? 0 : s->mask | EPOLLERR | EPOLLHUP;
+}
+
 void vcl_notify(vcl_worker *w, vcl_session *s, uint32_t what)
 {
     if (s->epoll < 0)
         return;
-    what &= s->mask | EPOLLERR | EPOLLHUP;
+    what &= wanted_of(s);
     if (!what)
         return;
     vcl_session *ep = &w->table->sessions[s->epoll];
@@ -79,7 +86,7 @@ void vcl_notify(vcl_worker *w, vcl_session *s, uint32_t what)
 /* Readiness of a listed session now; level-triggered ones are asked, edge-triggered ones remember. */
 static uint32_t listed_readiness(vcl_worker *w, vcl_session *s)
 {
-    uint32_t wanted = s->mask | EPOLLERR | EPOLLHUP;
+    uint32_t wanted = wanted_of(s);
     if (s->mask & EPOLLET)
         return s->pending & wanted;
     uint32_t ready = vcl_readiness(w, s) & wanted;
@@ -148,6 +155,8 @@ static int watch_listener(vcl_worker *w, vcl_session *ep, int op, vcl_session *s
     if (!watch)
         return -ENOENT;
     bool shared = w->vls->shared_table;
+    if (op != EPOLL_CTL_ADD && op != EPOLL_CTL_MOD && op != EPOLL_CTL_DEL)
+        return -EINVAL;
     if (op == EPOLL_CTL_DEL) {
         if (watch->epoll != vcl_at(w, ep))
             return -ENOENT;
@@ -248,12 +257,14 @@ int vcl_epoll_wait(vcl_worker *w, vcl_session *ep, sc_epoll_event *out, int max,
     int rc = 0;
     for (;;) {
         collect(w, ep);
-        if (w->out_n || timeout_ms == 0)
+        if (w->out_n)
             break;
         if (shmq_consumer_ready(&w->in, 1) < 0) {
             rc = -EPROTO; /* a cursor no correct core writes */
             break;
         }
+        if (timeout_ms == 0)
+            break;
         vcl_publish(w);
         uint64_t parks = atomic_load_explicit(&w->in.ring->consumer_cell.parks, memory_order_relaxed);
         rc = shmq_cell_wait(&w->in.ring->consumer_cell, w->wait, stop, WAIT_SLICE_NS, something_to_do, w);

@@ -30,7 +30,7 @@ static verdict judge(vcl_worker *w, const sc_event *e)
     vcl_known *k = known_of(w, e);
     if (!k)
         return MISDELIVERED;
-    if (e->type == SC_EV_ACCEPTED && e->generation != k->generation) {
+    if (e->type == SC_EV_ACCEPTED && e->generation - k->generation > 0) {
         *k = (vcl_known){VCL_NONE, e->generation, e->seq, 0};
         account(w, e->session, e->generation, e->seq, SC_SEEN_DELIVERED);
         return DELIVERED;

@@ -7,16 +7,16 @@
  */
 #include "stackcore/vcl/vcl.h"
 
+#include <poll.h>
 #include <sched.h>
-#include <sys/socket.h>
 
 #define RING_WAIT_NS INT64_C(1000000000)
 
-/* Has the core closed the control socket, as the kernel does for a dead process? */
+/* Has the core closed the control socket, as the kernel does for a dead process? Unread messages do not hide it. */
 bool vcl_core_gone(vcl_worker *w)
 {
-    char byte;
-    if (!w->core_dead && w->control_fd >= 0 && recv(w->control_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+    struct pollfd end = {.fd = w->control_fd}; /* a negative one is ignored */
+    if (!w->core_dead && poll(&end, 1, 0) == 1 && (end.revents & (POLLHUP | POLLERR)))
         w->core_dead = true;
     return w->core_dead;
 }

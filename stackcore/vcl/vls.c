@@ -57,13 +57,23 @@ int vls_listen(vcl_worker *w, int port)
     return fd;
 }
 
+/* A waiting connection's slot can have been freed, and used again, since the core offered it. */
+static bool still_there(const vcl_worker *w, const sc_pending *from)
+{
+    const sc_session *s = sc_session_at(w->base, w->stack, from->session);
+    return SC_LOAD(s->generation) == from->generation && SC_LOAD(s->state) != SC_SESSION_FREE;
+}
+
 int vls_accept(vcl_worker *w, int listen_fd)
 {
     vcl_session *l = w->vls->enter(w, listen_fd);
     if (!l)
         return -EBADF;
     sc_pending from = {0};
-    int rc = l->kind != VCL_LISTENER ? -EINVAL : w->vls->next_accept(w, l, &from) ? 0 : -EAGAIN;
+    int rc = l->kind != VCL_LISTENER ? -EINVAL : -EAGAIN;
+    while (rc == -EAGAIN && w->vls->next_accept(w, l, &from))
+        if (still_there(w, &from)) /* else its peer gave up while it waited here */
+            rc = 0;
     w->vls->leave(w, listen_fd);
     if (rc < 0) {
         w->count.spurious += rc == -EAGAIN;
