@@ -15,15 +15,17 @@ except ImportError as error:
     ) from None
 
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
-from shmq.lock import FutexRwLock, SpinLock, SpinRwLock
+from shmq.lock import FutexRwLock, Mutex, PthreadRwLock, SpinLock, SpinRwLock
 from shmq.ring import Ring
 from shmq.segment import Segment
 
 __all__ = [
     "CorruptSegment",
     "FutexRwLock",
+    "Mutex",
     "OwnerDied",
     "PeerDied",
+    "PthreadRwLock",
     "Ring",
     "RoleTaken",
     "Segment",

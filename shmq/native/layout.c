@@ -2,7 +2,8 @@
 #include "shmq/native/module.h"
 
 #include "shmq/native/fifo.h"
-#include "shmq/native/lock.h"
+#include "shmq/native/mutex.h"
+#include "shmq/native/prwlock.h"
 #include "shmq/native/ring.h"
 #include "shmq/native/segment.h"
 
@@ -25,6 +26,8 @@ static const field fields[] = {
     F(ring, consumer_cell), F(ring, producer_cell),
     F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
     F(spinlock, owner),
+    F(mutex, owner), F(mutex, waiters), F(mutex, wake_seq),
+    F(prwlock, state), F(prwlock, died), F(prwlock, lock), F(prwlock, slots), F(prwlock, marks),
     F(rwlock, word), F(rwlock, writer), F(rwlock, waiters), F(rwlock, wake_seq), F(rwlock, slots),
 };
 

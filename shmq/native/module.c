@@ -130,7 +130,7 @@ static int module_exec(PyObject *module)
     if (watch_forks() < 0 || import_exceptions(state) < 0 || add_symbols(module) < 0)
         return -1;
     PyType_Spec *specs[] = {&shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_spinlock_spec,
-                            &shmq_rwlock_spec};
+                            &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec};
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         if (add_type(module, specs[i]) < 0)
             return -1;

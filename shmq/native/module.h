@@ -45,6 +45,6 @@ PyObject *shmq_py_ring_init(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_info(PyObject *module, PyObject *args);
 
 /* pylock.c */
-extern PyType_Spec shmq_spinlock_spec, shmq_rwlock_spec;
+extern PyType_Spec shmq_spinlock_spec, shmq_mutex_spec, shmq_rwlock_spec, shmq_prwlock_spec;
 
 #endif

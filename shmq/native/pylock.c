@@ -1,4 +1,4 @@
-/* pylock.c - the types SpinLock and RwLock: lock.h for Python.
+/* pylock.c - the types SpinLock, Mutex, RwLock and PthreadRwLock: lock.h, mutex.h and prwlock.h for Python.
  *
  * Promise: a handle belongs to one thread at a time and one process; a forked child that uses it takes a
  * slot of its own and holds nothing. The GIL is given up while waiting, signals are looked at every 50 ms.
@@ -7,23 +7,171 @@
  */
 #include "shmq/native/module.h"
 
-#include "shmq/native/lock.h"
+#include "shmq/native/mutex.h"
+#include "shmq/native/prwlock.h"
 
 typedef enum { HELD_NOT, HELD_READ, HELD_WRITE } held_as;
+
+typedef struct lock_kind lock_kind;
 
 typedef struct {
     PyObject_HEAD
     Py_buffer memory;
-    shmq_spinlock *spin; /* one of these two, NULL once closed */
-    shmq_rwlock *rw;
-    shmq_rwholder holder;
-    shmq_lock_stats stats; /* of a spin lock */
+    const lock_kind *kind;
+    void *at; /* the lock, NULL once closed */
+    union {
+        shmq_rwholder rw;
+        shmq_prwholder prw;
+        shmq_lock_stats exclusive; /* spin lock and mutex need no place of their own */
+    };
     uint64_t self_token;
     uint32_t generation; /* fork generation that `held` and the slot belong to */
     bool futex, joined, busy;
     held_as held;
     shmq_state *state;
 } Lock;
+
+/* What one kind of lock does; one static table each below. */
+struct lock_kind {
+    Py_ssize_t size;
+    size_t align;
+    bool shared; /* knows readers */
+    int (*join)(Lock *);
+    void (*leave)(Lock *);
+    int (*acquire)(Lock *, held_as, int64_t timeout_ns);
+    void (*release)(Lock *, held_as);
+    void (*abandon)(Lock *, held_as);
+    shmq_lock_stats *(*stats)(Lock *);
+};
+
+/* ---- the kinds ---- */
+
+static int exclusive_join(Lock *Py_UNUSED(self))
+{
+    return SHMQ_OK;
+}
+
+static void exclusive_leave(Lock *Py_UNUSED(self))
+{
+}
+
+static shmq_lock_stats *exclusive_stats(Lock *self)
+{
+    return &self->exclusive;
+}
+
+static int spin_acquire(Lock *self, held_as Py_UNUSED(how), int64_t timeout_ns)
+{
+    return shmq_spin_acquire(self->at, self->self_token, timeout_ns, &self->exclusive);
+}
+
+static void spin_release(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_spin_release(self->at);
+}
+
+static void spin_abandon(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_spin_abandon(self->at);
+}
+
+static const lock_kind spin_kind = {
+    sizeof(shmq_spinlock), alignof(shmq_spinlock), false, exclusive_join, exclusive_leave,
+    spin_acquire, spin_release, spin_abandon, exclusive_stats,
+};
+
+static int mutex_acquire(Lock *self, held_as Py_UNUSED(how), int64_t timeout_ns)
+{
+    return shmq_mutex_acquire(self->at, self->self_token, timeout_ns, &self->exclusive);
+}
+
+static void mutex_release(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_mutex_release(self->at);
+}
+
+static void mutex_abandon(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_mutex_abandon(self->at);
+}
+
+static const lock_kind mutex_kind = {
+    sizeof(shmq_mutex), alignof(shmq_mutex), false, exclusive_join, exclusive_leave,
+    mutex_acquire, mutex_release, mutex_abandon, exclusive_stats,
+};
+
+static int rw_join(Lock *self)
+{
+    return shmq_rw_join(&self->rw, self->at, self->futex);
+}
+
+static void rw_leave(Lock *self)
+{
+    shmq_rw_leave(&self->rw);
+}
+
+static int rw_acquire(Lock *self, held_as how, int64_t timeout_ns)
+{
+    return how == HELD_READ ? shmq_rw_read_acquire(&self->rw, timeout_ns) : shmq_rw_write_acquire(&self->rw, timeout_ns);
+}
+
+static void rw_release(Lock *self, held_as how)
+{
+    if (how == HELD_READ)
+        shmq_rw_read_release(&self->rw);
+    else
+        shmq_rw_write_release(&self->rw);
+}
+
+static void rw_abandon(Lock *self, held_as how)
+{
+    shmq_rw_mark_died(&self->rw);
+    rw_release(self, how);
+}
+
+static shmq_lock_stats *rw_stats(Lock *self)
+{
+    return &self->rw.stats;
+}
+
+static const lock_kind rw_kind = {
+    sizeof(shmq_rwlock), alignof(shmq_rwlock), true, rw_join, rw_leave, rw_acquire, rw_release, rw_abandon, rw_stats,
+};
+
+static int prw_join(Lock *self)
+{
+    return shmq_prw_join(&self->prw, self->at);
+}
+
+static void prw_leave(Lock *self)
+{
+    shmq_prw_leave(&self->prw);
+}
+
+static int prw_acquire(Lock *self, held_as how, int64_t timeout_ns)
+{
+    return shmq_prw_acquire(&self->prw, how == HELD_WRITE, timeout_ns);
+}
+
+static void prw_release(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_prw_release(&self->prw);
+}
+
+static void prw_abandon(Lock *self, held_as Py_UNUSED(how))
+{
+    shmq_prw_mark_died(&self->prw);
+    shmq_prw_release(&self->prw);
+}
+
+static shmq_lock_stats *prw_stats(Lock *self)
+{
+    return &self->prw.stats;
+}
+
+static const lock_kind prw_kind = {
+    sizeof(shmq_prwlock), alignof(shmq_prwlock), true, prw_join, prw_leave, prw_acquire, prw_release, prw_abandon, prw_stats,
+};
 
 /* ---- life cycle ---- */
 
@@ -34,10 +182,13 @@ static int lock_join(Lock *self)
     self->held = HELD_NOT; /* what a parent holds, its child does not */
     self->joined = self->busy = false;
     self->self_token = shmq_self_token();
-    if (self->rw && shmq_rw_join(&self->holder, self->rw, self->futex) != SHMQ_OK) {
+    int rc = self->kind->join(self);
+    if (rc == SHMQ_TAKEN)
         PyErr_Format(self->state->role_taken, "all %d slots of the lock are in use", SHMQ_RW_SLOTS);
+    else if (rc != SHMQ_OK)
+        PyErr_SetString(PyExc_OSError, "the C library cannot make a lock between processes");
+    if (rc != SHMQ_OK)
         return -1;
-    }
     self->generation = shmq_fork_generation;
     self->joined = true;
     return 0;
@@ -45,7 +196,7 @@ static int lock_join(Lock *self)
 
 static bool lock_usable(Lock *self)
 {
-    if (!self->spin && !self->rw) {
+    if (!self->at) {
         PyErr_SetString(PyExc_ValueError, "the lock is closed");
         return false;
     }
@@ -56,7 +207,7 @@ static bool lock_usable(Lock *self)
     return !self->busy;
 }
 
-static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs, bool rw)
+static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs, const lock_kind *kind)
 {
     static char *names[] = {"memory", "at", "futex", NULL};
     PyObject *memory;
@@ -68,20 +219,16 @@ static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs, 
     if (!self)
         return NULL;
     self->state = PyType_GetModuleState(type);
+    self->kind = kind;
     self->futex = futex;
     if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) < 0)
         goto fail;
-    Py_ssize_t size = rw ? sizeof(shmq_rwlock) : sizeof(shmq_spinlock);
-    size_t align = rw ? alignof(shmq_rwlock) : alignof(shmq_spinlock);
     char *place = (char *)self->memory.buf + at;
-    if (at < 0 || at > self->memory.len - size || (uintptr_t)place % align) {
-        PyErr_Format(PyExc_ValueError, "a lock needs %zd bytes, aligned to %zu", size, align);
+    if (at < 0 || at > self->memory.len - kind->size || (uintptr_t)place % kind->align) {
+        PyErr_Format(PyExc_ValueError, "a lock needs %zd bytes, aligned to %zu", kind->size, kind->align);
         goto fail;
     }
-    if (rw)
-        self->rw = (shmq_rwlock *)place;
-    else
-        self->spin = (shmq_spinlock *)place;
+    self->at = place;
     if (lock_join(self) < 0)
         goto fail;
     return (PyObject *)self;
@@ -92,35 +239,35 @@ fail:
 
 static PyObject *spinlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    return lock_new(type, args, kwargs, false);
+    return lock_new(type, args, kwargs, &spin_kind);
+}
+
+static PyObject *mutex_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    return lock_new(type, args, kwargs, &mutex_kind);
 }
 
 static PyObject *rwlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    return lock_new(type, args, kwargs, true);
+    return lock_new(type, args, kwargs, &rw_kind);
+}
+
+static PyObject *prwlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    return lock_new(type, args, kwargs, &prw_kind);
 }
 
 static void lock_let_go(Lock *self)
 {
-    if (self->spin)
-        shmq_spin_release(self->spin);
-    else if (self->held == HELD_READ)
-        shmq_rw_read_release(&self->holder);
-    else
-        shmq_rw_write_release(&self->holder);
+    self->kind->release(self, self->held);
     self->held = HELD_NOT;
 }
 
 /* Release, and let the next holder get OwnerDied. */
 static void lock_abandon(Lock *self)
 {
-    if (self->spin) {
-        shmq_spin_abandon(self->spin);
-        self->held = HELD_NOT;
-    } else {
-        shmq_rw_mark_died(&self->holder);
-        lock_let_go(self);
-    }
+    self->kind->abandon(self, self->held);
+    self->held = HELD_NOT;
 }
 
 static void lock_leave(Lock *self)
@@ -130,12 +277,10 @@ static void lock_leave(Lock *self)
             lock_abandon(self);
         else if (self->held)
             lock_let_go(self);
-        if (self->rw)
-            shmq_rw_leave(&self->holder);
+        self->kind->leave(self);
     }
     self->joined = false;
-    self->spin = NULL;
-    self->rw = NULL;
+    self->at = NULL;
     PyBuffer_Release(&self->memory);
 }
 
@@ -157,30 +302,17 @@ static PyObject *lock_close(Lock *self, PyObject *Py_UNUSED(unused))
 
 /* ---- acquire and release ---- */
 
-static shmq_lock_stats *lock_stats(Lock *self)
-{
-    return self->rw ? &self->holder.stats : &self->stats;
-}
-
-static int acquire_once(Lock *self, held_as how, int64_t timeout_ns)
-{
-    if (self->spin)
-        return shmq_spin_acquire(self->spin, self->self_token, timeout_ns, &self->stats);
-    return how == HELD_READ ? shmq_rw_read_acquire(&self->holder, timeout_ns)
-                            : shmq_rw_write_acquire(&self->holder, timeout_ns);
-}
-
-/* SHMQ_OK, SHMQ_OWNER_DIED, SHMQ_TIMEOUT, or 1 with an exception set: in slices, as one acquire in the counters. */
+/* SHMQ_OK, SHMQ_OWNER_DIED, SHMQ_GONE, SHMQ_TIMEOUT, or 1 with an exception set: in slices, as one acquire in the counters. */
 static int acquire_in_slices(Lock *self, held_as how, int64_t timeout_ns)
 {
-    shmq_lock_stats *stats = lock_stats(self), before = *stats;
+    shmq_lock_stats *stats = self->kind->stats(self), before = *stats;
     int64_t now = shmq_now_ns(), deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
     int rc;
     do {
         int64_t left = deadline - shmq_now_ns();
         left = left < 0 ? 0 : left < SHMQ_SLICE_NS ? left : SHMQ_SLICE_NS;
         Py_BEGIN_ALLOW_THREADS
-        rc = acquire_once(self, how, left);
+        rc = self->kind->acquire(self, how, left);
         Py_END_ALLOW_THREADS
         if (rc == SHMQ_TIMEOUT && PyErr_CheckSignals() < 0)
             rc = 1;
@@ -198,7 +330,7 @@ static PyObject *lock_acquire(Lock *self, held_as how, const char *name, PyObjec
         return NULL;
     if (self->held)
         return PyErr_Format(PyExc_RuntimeError, "this handle holds the lock already, and it is not recursive");
-    int rc = acquire_once(self, how, 0);
+    int rc = self->kind->acquire(self, how, 0);
     if (rc == SHMQ_TIMEOUT && timeout_ns) {
         self->busy = true;
         rc = acquire_in_slices(self, how, timeout_ns);
@@ -209,7 +341,10 @@ static PyObject *lock_acquire(Lock *self, held_as how, const char *name, PyObjec
     if (rc == SHMQ_OWNER_DIED)
         PyErr_SetString(self->state->owner_died, "a process died while it held this lock; the lock is held by the "
                         "caller now: repair what it protects, then release it");
-    if (rc == 1 || rc == SHMQ_OWNER_DIED)
+    if (rc == SHMQ_GONE)
+        PyErr_SetString(self->state->owner_died, "a process died while it held this lock or waited for it; a pthread lock "
+                        "cannot be taken over: it is NOT held, and it is lost, make a new one");
+    if (rc == 1 || rc == SHMQ_OWNER_DIED || rc == SHMQ_GONE)
         return NULL;
     return PyBool_FromLong(rc == SHMQ_OK);
 }
@@ -220,7 +355,7 @@ static PyObject *lock_release(Lock *self, held_as how)
         return NULL;
     if (self->held != how)
         return PyErr_Format(PyExc_RuntimeError, "this handle does not hold the lock%s",
-                            self->spin ? "" : how == HELD_READ ? " for reading" : " for writing");
+                            !self->kind->shared ? "" : how == HELD_READ ? " for reading" : " for writing");
     lock_let_go(self);
     Py_RETURN_NONE;
 }
@@ -235,7 +370,7 @@ static PyObject *acquire_write(Lock *self, PyObject *const *args, Py_ssize_t nar
     return lock_acquire(self, HELD_WRITE, "acquire_write", args, nargs, kwnames);
 }
 
-static PyObject *acquire_spin(Lock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *acquire_exclusive(Lock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     return lock_acquire(self, HELD_WRITE, "acquire", args, nargs, kwnames);
 }
@@ -262,7 +397,7 @@ static PyObject *abandon(Lock *self, PyObject *Py_UNUSED(unused))
 
 static PyObject *stats(Lock *self, PyObject *Py_UNUSED(unused))
 {
-    const shmq_lock_stats *s = lock_stats(self);
+    const shmq_lock_stats *s = self->kind->stats(self);
     return Py_BuildValue("{sKsKsL}", "acquires", (unsigned long long)s->acquires, "contended",
                          (unsigned long long)s->contended, "wait_ns", (long long)s->wait_ns);
 }
@@ -275,7 +410,7 @@ static PyObject *get_held(Lock *self, void *Py_UNUSED(unused))
 
 static PyObject *get_closed(Lock *self, void *Py_UNUSED(unused))
 {
-    return PyBool_FromLong(!self->spin && !self->rw);
+    return PyBool_FromLong(!self->at);
 }
 
 #define ACQUIRE(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS
@@ -291,13 +426,13 @@ static PyObject *get_closed(Lock *self, void *Py_UNUSED(unused))
      "close()\n\nGive the handle's place in the lock back. RuntimeError while it holds the lock."},                    \
     {NULL, NULL, 0, NULL}
 
-static PyMethodDef spinlock_methods[] = {
-    {"acquire", ACQUIRE(acquire_spin), "acquire(timeout=None) -> bool\n\n" ACQUIRE_DOC},
+static PyMethodDef exclusive_methods[] = {
+    {"acquire", ACQUIRE(acquire_exclusive), "acquire(timeout=None) -> bool\n\n" ACQUIRE_DOC},
     {"release", (PyCFunction)release_write, METH_NOARGS, "release()\n\nRuntimeError when this handle does not hold it."},
     COMMON_METHODS,
 };
 
-static PyMethodDef rwlock_methods[] = {
+static PyMethodDef shared_methods[] = {
     {"acquire_read", ACQUIRE(acquire_read), "acquire_read(timeout=None) -> bool\n\n" ACQUIRE_DOC},
     {"acquire_write", ACQUIRE(acquire_write), "acquire_write(timeout=None) -> bool\n\n" ACQUIRE_DOC},
     {"release_read", (PyCFunction)release_read, METH_NOARGS,
@@ -313,34 +448,23 @@ static PyGetSetDef lock_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot spinlock_slots[] = {
-    {Py_tp_doc, "A handle of a spin lock in shared memory."},
-    {Py_tp_new, spinlock_new},
-    {Py_tp_dealloc, lock_dealloc},
-    {Py_tp_methods, spinlock_methods},
-    {Py_tp_getset, lock_getset},
-    {0, NULL},
-};
+#define TYPE(kind_, python_name, methods, doc)                                                                         \
+    static PyType_Slot kind_##_slots[] = {                                                                              \
+        {Py_tp_doc, doc},                                                                                              \
+        {Py_tp_new, kind_##_new},                                                                                       \
+        {Py_tp_dealloc, lock_dealloc},                                                                                 \
+        {Py_tp_methods, methods},                                                                                      \
+        {Py_tp_getset, lock_getset},                                                                                   \
+        {0, NULL},                                                                                                     \
+    };                                                                                                                 \
+    PyType_Spec shmq_##kind_##_spec = {                                                                                 \
+        .name = "shmq._native." python_name,                                                                           \
+        .basicsize = sizeof(Lock),                                                                                     \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,                                                        \
+        .slots = kind_##_slots,                                                                                         \
+    };
 
-static PyType_Slot rwlock_slots[] = {
-    {Py_tp_doc, "A handle of a read-write lock in shared memory."},
-    {Py_tp_new, rwlock_new},
-    {Py_tp_dealloc, lock_dealloc},
-    {Py_tp_methods, rwlock_methods},
-    {Py_tp_getset, lock_getset},
-    {0, NULL},
-};
-
-PyType_Spec shmq_spinlock_spec = {
-    .name = "shmq._native.SpinLock",
-    .basicsize = sizeof(Lock),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = spinlock_slots,
-};
-
-PyType_Spec shmq_rwlock_spec = {
-    .name = "shmq._native.RwLock",
-    .basicsize = sizeof(Lock),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = rwlock_slots,
-};
+TYPE(spinlock, "SpinLock", exclusive_methods, "A handle of a spin lock in shared memory.")
+TYPE(mutex, "Mutex", exclusive_methods, "A handle of a mutex in shared memory.")
+TYPE(rwlock, "RwLock", shared_methods, "A handle of a read-write lock in shared memory.")
+TYPE(prwlock, "PthreadRwLock", shared_methods, "A handle of a pthread read-write lock in shared memory.")

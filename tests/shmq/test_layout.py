@@ -10,7 +10,7 @@ LAYOUT = _native.layout()
 
 @pytest.mark.parametrize(
     ("struct", "size"),
-    [("segment", 1), ("cell", 1), ("ring", 7), ("fifo", 2), ("rwlock", 5)],
+    [("segment", 1), ("cell", 1), ("ring", 7), ("fifo", 2), ("rwlock", 5), ("prwlock", 6)],
 )
 def test_sizes_are_whole_lines(struct: str, size: int) -> None:
     assert LAYOUT[struct][0] == size * LINE
@@ -23,6 +23,7 @@ def test_sizes_are_whole_lines(struct: str, size: int) -> None:
                   ("producer_cell",), ("magic", "capacity", "slot_size", "slots_at", "producer", "consumer", "flags")]),
         ("fifo", [("tail", "event"), ("head", "want")]),
         ("rwlock", [("word", "writer", "waiters", "wake_seq"), ("slots",)]),
+        ("prwlock", [("state", "died", "lock"), ("slots",), ("marks",)]),
     ],
 )  # fmt: skip
 def test_fields_of_different_writers_share_no_line(struct: str, groups: list[tuple[str, ...]]) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmq import CorruptSegment, FutexRwLock, OwnerDied, RoleTaken, Segment, SpinLock, SpinRwLock
+from shmq import CorruptSegment, FutexRwLock, Mutex, OwnerDied, PthreadRwLock, RoleTaken, Segment, SpinLock, SpinRwLock
 from tests.shmq.helpers import until
 
-RW = [SpinRwLock, FutexRwLock]
+RW = [SpinRwLock, FutexRwLock, PthreadRwLock]
+EXCLUSIVE = [SpinLock, Mutex]
 
 
 @pytest.fixture(params=RW)
@@ -83,8 +84,9 @@ def test_timeouts(lock: SpinRwLock, timeout: float) -> None:
     second.close()
 
 
-def test_impossible_timeouts(lock: SpinRwLock) -> None:
-    with SpinLock.create() as spin:
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+def test_impossible_timeouts(lock: SpinRwLock, kind: type[SpinLock]) -> None:
+    with kind.create() as spin:
         for acquire in (lock.acquire_read, lock.acquire_write, spin.acquire):
             for timeout in (-1, math.nan):
                 with pytest.raises(ValueError, match="seconds >= 0"):
@@ -154,10 +156,11 @@ def test_a_dropped_reader_is_no_death(lock: SpinRwLock) -> None:
         pass
 
 
-def test_abandon(lock: SpinRwLock) -> None:
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+def test_abandon(lock: SpinRwLock, kind: type[SpinLock]) -> None:
     with pytest.raises(RuntimeError, match="does not hold"):
         lock._native.abandon()
-    with SpinLock.create() as spin:
+    with kind.create() as spin:
         spin.acquire()
         spin._native.abandon()
         with pytest.raises(OwnerDied), spin.hold():
@@ -237,8 +240,9 @@ def test_spin_and_futex_handles_mix() -> None:
         futex.close()
 
 
-def test_named_lock(name: str) -> None:
-    with FutexRwLock.create(name) as first, FutexRwLock.attach(name) as second:
+@pytest.mark.parametrize("kind", RW)
+def test_named_lock(name: str, kind: type[SpinRwLock]) -> None:
+    with kind.create(name) as first, kind.attach(name) as second:
         with first.write():
             assert not second.acquire_read(0)
         with pytest.raises(CorruptSegment, match="another kind"):
@@ -250,24 +254,31 @@ def test_locks_in_memory_of_ones_own() -> None:
         first = SpinRwLock(segment.mapping, 128)
         second = SpinRwLock(segment.mapping, 128 + 640)
         spin = SpinLock(segment.mapping, 128 + 2 * 640)
-        with first.write(), second.write(timeout=0), spin.hold(timeout=0):
+        mutex = Mutex(segment.mapping, 128 + 2 * 640 + 16)
+        pthread = PthreadRwLock(segment.mapping, 128 + 3 * 640)
+        with first.write(), second.write(timeout=0), spin.hold(timeout=0), mutex.hold(0), pthread.write(0):
             pass
         for at in (64, 4096, -128, 1 << 62):
+            for kind in RW:
+                with pytest.raises(ValueError, match="aligned"):
+                    kind(segment.mapping, at)
+        for exclusive in EXCLUSIVE:
             with pytest.raises(ValueError, match="aligned"):
-                SpinRwLock(segment.mapping, at)
-        with pytest.raises(ValueError, match="aligned"):
-            SpinLock(segment.mapping, 129)
+                exclusive(segment.mapping, 129)
         with pytest.raises(BufferError):
             SpinLock(bytes(64), 0)
         first.close()
         second.close()
         spin.close()
+        mutex.close()
+        pthread.close()
 
 
-def test_spin_lock() -> None:
-    with SpinLock.create() as lock:
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+def test_mutual_exclusion(kind: type[SpinLock]) -> None:
+    with kind.create() as lock:
         assert lock.segment is not None
-        second = SpinLock(lock.segment.mapping, lock.segment.payload_at)
+        second = kind(lock.segment.mapping, lock.segment.payload_at)
         with lock.hold():
             assert lock.held
             assert second.acquire(0) is False
@@ -279,3 +290,28 @@ def test_spin_lock() -> None:
         with second.hold(timeout=0):
             pass
         second.close()
+
+
+def test_a_released_mutex_wakes_sleepers_one_by_one() -> None:
+    """Three sleepers in a row: each must be woken by the one before, although one wake-up clears the flag."""
+    with Mutex.create() as lock:
+        assert lock.segment is not None
+        handles = [Mutex(lock.segment.mapping, lock.segment.payload_at) for _ in range(3)]
+        order: list[int] = []
+
+        def work(i: int) -> None:
+            with handles[i].hold(timeout=20):
+                order.append(i)
+
+        lock.acquire()
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: lock.segment is not None and lock.segment.buf[8] == 1)  # somebody is about to sleep
+        lock.release()
+        for thread in threads:
+            thread.join()
+        assert sorted(order) == [0, 1, 2]
+        assert all(handle.stats()["acquires"] == 1 for handle in handles)
+        for handle in handles:
+            handle.close()

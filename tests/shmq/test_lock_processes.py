@@ -8,16 +8,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shmq import FutexRwLock, OwnerDied, Segment, SpinLock, SpinRwLock
+from shmq import FutexRwLock, Mutex, OwnerDied, PthreadRwLock, Segment, SpinLock, SpinRwLock
 from tests.shmq.helpers import Child, Flag
 
 Fork = Callable[[Callable[[], None]], Child]
 MakeFlag = Callable[[], Flag]
-RW = [SpinRwLock, FutexRwLock]
+RW = [SpinRwLock, FutexRwLock]  # those that survive a death
+EXCLUSIVE = [SpinLock, Mutex]
 
 
 @pytest.fixture(params=RW)
 def lock(request: pytest.FixtureRequest) -> Iterator[SpinRwLock]:
+    with request.param.create() as lock:
+        yield lock
+
+
+@pytest.fixture(params=[*RW, PthreadRwLock])
+def any_lock(request: pytest.FixtureRequest) -> Iterator[SpinRwLock]:
     with request.param.create() as lock:
         yield lock
 
@@ -48,18 +55,18 @@ def pair() -> Iterator[Pair]:
         yield pair
 
 
-def test_writers_and_readers_exclude_each_other(lock: SpinRwLock, pair: Pair, fork: Fork) -> None:
+def test_writers_and_readers_exclude_each_other(any_lock: SpinRwLock, pair: Pair, fork: Fork) -> None:
     rounds = 1500
 
     def writer() -> None:
         for _ in range(rounds):
-            with lock.write(timeout=20):
+            with any_lock.write(timeout=20):
                 pair.bump()
 
     def reader() -> None:
         last = 0
         while last < 2 * rounds:
-            with lock.read(timeout=20):
+            with any_lock.read(timeout=20):
                 now = pair.check()
             assert now >= last
             last = now
@@ -67,13 +74,14 @@ def test_writers_and_readers_exclude_each_other(lock: SpinRwLock, pair: Pair, fo
     children = [fork(work) for work in (writer, writer, reader, reader)]
     for child in children:
         child.join()
-    with lock.read():
+    with any_lock.read():
         assert pair.check() == 2 * rounds
 
 
-def test_spin_lock_excludes(pair: Pair, fork: Fork) -> None:
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+def test_exclusive_locks_exclude(kind: type[SpinLock], pair: Pair, fork: Fork) -> None:
     rounds = 3000
-    with SpinLock.create() as lock:
+    with kind.create() as lock:
 
         def work() -> None:
             for _ in range(rounds):
@@ -199,9 +207,10 @@ def test_death_of_a_writer_that_waits_for_readers(lock: SpinRwLock, fork: Fork, 
     lock.release_write()
 
 
-def test_spin_lock_owner_death(fork: Fork, flag: MakeFlag) -> None:
+@pytest.mark.parametrize("kind", EXCLUSIVE)
+def test_exclusive_lock_owner_death(kind: type[SpinLock], fork: Fork, flag: MakeFlag) -> None:
     held = flag()
-    with SpinLock.create() as lock:
+    with kind.create() as lock:
 
         def die() -> None:
             lock.acquire()
@@ -221,33 +230,33 @@ def test_spin_lock_owner_death(fork: Fork, flag: MakeFlag) -> None:
             pass
 
 
-def test_a_child_takes_its_own_slot(lock: SpinRwLock, fork: Fork) -> None:
-    lock.acquire_read()
+def test_a_child_takes_its_own_slot(any_lock: SpinRwLock, fork: Fork) -> None:
+    any_lock.acquire_read()
 
     def child() -> None:
-        assert not lock.held
+        assert not any_lock.held
         with pytest.raises(RuntimeError, match="does not hold"):
-            lock.release_read()
-        assert lock.acquire_read(timeout=0)
-        lock.release_read()
-        assert lock.acquire_write(timeout=0) is False
+            any_lock.release_read()
+        assert any_lock.acquire_read(timeout=0)
+        any_lock.release_read()
+        assert any_lock.acquire_write(timeout=0) is False
 
     fork(child).join()
-    assert lock.held
-    lock.release_read()
-    with lock.write(timeout=1):  # the child has ended without close: its slot must not matter
+    assert any_lock.held
+    any_lock.release_read()
+    with any_lock.write(timeout=1):  # the child has ended without close: its slot must not matter
         pass
 
 
-def test_a_childs_exit_does_not_release_the_parents_lock(lock: SpinRwLock, fork: Fork) -> None:
-    lock.acquire_write()
-    fork(lambda: lock.close()).join()
+def test_a_childs_exit_does_not_release_the_parents_lock(any_lock: SpinRwLock, fork: Fork) -> None:
+    any_lock.acquire_write()
+    fork(lambda: any_lock.close()).join()
 
     def child() -> None:
-        assert lock.acquire_read(timeout=0.03) is False
+        assert any_lock.acquire_read(timeout=0.03) is False
 
     fork(child).join()
-    lock.release_write()
+    any_lock.release_write()
 
 
 def test_slots_of_dead_processes_are_reused(lock: SpinRwLock, fork: Fork) -> None:
@@ -284,7 +293,7 @@ def test_waiters_that_were_killed_do_not_slow_the_lock_down_for_ever(fork: Fork,
         assert segment.buf[12] == 0, "the first release cleared what the dead waiter left"
 
 
-@pytest.mark.parametrize("kind", RW)
+@pytest.mark.parametrize("kind", [*RW, PthreadRwLock])
 def test_signal_handlers_run_while_waiting(kind: type[SpinRwLock], fork: Fork, flag: MakeFlag) -> None:
     class Alarm(Exception):
         pass
@@ -314,3 +323,79 @@ def test_signal_handlers_run_while_waiting(kind: type[SpinRwLock], fork: Fork, f
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("timeout", [5, None])
+@pytest.mark.parametrize(("held", "wanted"), [("write", "read"), ("write", "write"), ("read", "write")])
+def test_a_death_in_a_pthread_lock_is_reported_and_loses_it(
+    held: str, wanted: str, timeout: float | None, fork: Fork, flag: MakeFlag
+) -> None:
+    ready = flag()
+    with PthreadRwLock.create() as lock:
+
+        def die() -> None:
+            getattr(lock, f"acquire_{held}")()
+            ready.set()
+            signal.pause()
+
+        child = fork(die)
+        ready.wait()
+        assert getattr(lock, f"acquire_{wanted}")(timeout=0.05) is False, "alive: no report"
+        child.kill()
+        before = time.monotonic()
+        for _ in range(2):  # again and again: nobody can repair it
+            with pytest.raises(OwnerDied, match="NOT held"):
+                getattr(lock, f"acquire_{wanted}")(timeout)
+            assert not lock.held
+            with pytest.raises(OwnerDied), getattr(lock, wanted)(timeout):
+                pass
+        assert time.monotonic() - before < 2
+
+
+def test_slots_of_processes_that_ended_outside_a_pthread_lock_are_reused(fork: Fork) -> None:
+    with PthreadRwLock.create() as lock:
+        for _ in range(70):
+
+            def child() -> None:
+                with lock.read(timeout=5):
+                    pass
+
+            fork(child).join()
+        with lock.write(timeout=0):
+            pass
+
+
+def test_two_processes_initialise_a_pthread_lock_in_zeroed_memory(pair: Pair, fork: Fork) -> None:
+    with Segment.create(4096, "mine", "1") as segment:
+
+        def work() -> None:
+            lock = PthreadRwLock(segment.mapping, 128)
+            for _ in range(500):
+                with lock.write(timeout=20):
+                    pair.bump()
+            lock.close()
+
+        for child in [fork(work) for _ in range(3)]:
+            child.join()
+    assert pair.check() == 1500
+
+
+def test_deaths_in_turn_never_hang_a_mutex(pair: Pair, fork: Fork) -> None:
+    """Every child dies with the mutex, while others wait for it; each waiter gets it and is told once."""
+    with Mutex.create() as lock:
+
+        def die() -> None:
+            try:
+                lock.acquire(timeout=20)
+            except OwnerDied:
+                pass
+            pair.bump()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        for child in [fork(die) for _ in range(5)]:
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            child.kill()
+        with pytest.raises(OwnerDied):
+            lock.acquire(timeout=20)
+        lock.release()
+    assert pair.check() == 5
