@@ -29,9 +29,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from shmq import _native
+from shmq import _native, handover
 from shmq.errors import OwnerDied
 from shmq.segment import Segment
 
@@ -126,6 +126,13 @@ class _Lock:
         if self._segment is not None:
             self._segment.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process, see `shmq.handover`. What this handle holds, the receiver's does not."""
+        if self._segment is None:
+            raise TypeError("this lock lies in memory of yours: send the memory's Segment, and open the lock there")
+        handover.pack(self, ())
+        return _receive, (type(self), self._segment)
+
     def __enter__(self) -> Self:
         return self
 
@@ -133,6 +140,11 @@ class _Lock:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _receive(cls: type[_Lock], segment: Segment) -> _Lock:
+    """Make the handle of a pickled lock in the receiving process."""
+    return cls._in(segment)
 
 
 class _Exclusive(_Lock):

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from shmq import _native
+from shmq import _native, handover
 from shmq.errors import CorruptSegment
 from shmq.segment import Segment
 
@@ -191,6 +191,10 @@ class Ring:
         _close_all(self._eventfds)
         self._eventfds = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process, see `shmq.handover`. Roles do not travel: the receiver takes its own."""
+        return _receive, (type(self), self._segment, handover.pack(self, self._eventfds or ()))
+
     def __enter__(self) -> Self:
         return self
 
@@ -205,6 +209,20 @@ class Ring:
     def __repr__(self) -> str:
         state = "closed" if self._segment.closed else f"{self.capacity} x {self.slot_size} bytes"
         return f"<Ring {self.name or 'unnamed'}, {state}>"
+
+
+def _receive(cls: type[Ring], segment: Segment, packed: tuple[Any, ...]) -> Ring:
+    """Make the handle of a pickled ring in the receiving process."""
+    eventfds = None
+    try:
+        if packed:
+            first, second = handover.unpack(packed)
+            eventfds = (first, second)
+        return cls(segment, eventfds)
+    except BaseException:
+        segment.close()
+        _close_all(eventfds)
+        raise
 
 
 def _checked_size(capacity: int, slot_size: int) -> int:

@@ -27,9 +27,9 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from shmq import _native
+from shmq import _native, handover
 from shmq.errors import CorruptSegment
 
 __all__ = ["Segment", "SegmentInfo", "collect", "list_segments"]
@@ -273,6 +273,15 @@ class Segment:
         if self._finalizer is not None:
             self._finalizer()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process, see `shmq.handover`; the receiver's handle is one that attached."""
+        if self.closed:
+            raise ValueError("the segment is closed")
+        header = _native.segment_header(self._mapping)
+        if header is None:
+            raise CorruptSegment("the segment's header was overwritten")
+        return _receive, (type(self), handover.pack(self, [self.fd]), header["kind"], header["abi"], self._name)
+
     def __enter__(self) -> Self:
         return self
 
@@ -284,6 +293,13 @@ class Segment:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.size} bytes"
         return f"<Segment {self._name or 'unnamed'}, {state}>"
+
+
+def _receive(cls: type[Segment], packed: tuple[Any, ...], kind: str, abi: str, name: str | None) -> Segment:
+    """Make the handle of a pickled segment in the receiving process."""
+    segment = cls._adopt(handover.unpack(packed)[0], kind, abi, None)
+    segment._name = name  # for attach; whether it still exists is no matter here
+    return segment
 
 
 def _exists(name: str) -> FileExistsError:

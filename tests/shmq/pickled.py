@@ -1,0 +1,39 @@
+"""What spawned children run: importable by name, as multiprocessing asks."""
+
+import os
+from multiprocessing.connection import Connection
+
+from shmq import FutexRwLock, Mutex, PthreadRwLock, Ring, Segment, SpinLock, SpinRwLock
+
+EXCLUSIVE = (SpinLock, Mutex)
+SHARED = (SpinRwLock, FutexRwLock, PthreadRwLock)
+
+
+def echo(there: Ring, back: Ring, count: int, wait: str) -> None:
+    """Send back every record with its bytes reversed."""
+    with there.consumer(wait) as rx, back.producer(wait) as tx:
+        for _ in range(count):
+            tx.push(rx.pop(timeout=20)[::-1], timeout=20)
+    there.close()
+    back.close()
+
+
+def hold_all(locks: list, segment: Segment, conn: Connection) -> None:
+    """Write the pid, then hold every lock until told."""
+    segment.buf[:8] = os.getpid().to_bytes(8, "little")
+    for lock in locks:
+        (lock.acquire if isinstance(lock, EXCLUSIVE) else lock.acquire_write)(timeout=20)
+    conn.send("held")
+    conn.recv()
+    for lock in locks:
+        (lock.release if isinstance(lock, EXCLUSIVE) else lock.release_write)()
+        lock.close()
+    segment.close()
+    conn.close()
+
+
+def from_pipe(conn: Connection, count: int) -> None:
+    """Receive a ring, then pop from it and send back what came."""
+    with conn.recv() as ring, ring.consumer("park") as rx:
+        conn.send([rx.pop(timeout=20) for _ in range(count)])
+    conn.close()
