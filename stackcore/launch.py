@@ -52,9 +52,14 @@ class Child:
         """"0", another exit code, or the name of the signal that killed it; "running" before that."""
         if self.exit_status is None:
             return "running"
-        if os.WIFSIGNALED(self.exit_status):
+        if self.killed:
             return signal.Signals(os.WTERMSIG(self.exit_status)).name
         return str(os.WEXITSTATUS(self.exit_status))
+
+    @property
+    def killed(self) -> bool:
+        """Ended by a signal."""
+        return self.exit_status is not None and os.WIFSIGNALED(self.exit_status)
 
     def reap(self, block: bool = False) -> bool:
         """True when the process has ended; its status and rusage are known then."""

@@ -140,7 +140,8 @@ class Run:
             self.master.close()
         if self.core is not None:
             launch.stop([self.core])
-            socket_path(self.config.name).unlink(missing_ok=True)  # a killed core could not
+            if self.core.killed:
+                socket_path(self.config.name).unlink(missing_ok=True)  # it could not; any other leaves its own at most
         self.prepared.close()
 
     def start(self) -> None:
@@ -256,7 +257,7 @@ def run(workload: str = "http", **modes: Any) -> Result:
     for impossible settings, LaunchError when the run could not be made.
     """
     config = configuration.make(workload=workload, **modes)
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in modes.items() if value is not None]
+    flags = [f"--{key.removesuffix('_ns').replace('_', '-')}={value}" for key, value in modes.items() if value is not None]
     command = [sys.executable, "-m", "stackcore", "run", config.workload, "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
