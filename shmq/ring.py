@@ -15,12 +15,16 @@ Source: the cached remote cursors are those of Lee, Bu, Chandranmenon: "MCRingBu
 from __future__ import annotations
 
 import os
+import struct
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from shmq import _native, handover
 from shmq.errors import CorruptSegment
 from shmq.segment import Segment
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = ["Ring", "Wait"]
 
@@ -35,6 +39,9 @@ _STRATEGIES: dict[str, tuple[int, int, int]] = {
 }
 _KIND, _ABI = "ring", "1"
 _EVENTFD_FLAG = 1  # SHMQ_RING_EVENTFD
+# Behind the slots of a ring with a dtype: a mark and the length of the text that names it. Other rings end there.
+_DTYPE = struct.Struct("8sQ")
+_DTYPE_MARK = b"shmqtype"
 
 
 class Ring:
@@ -60,23 +67,47 @@ class Ring:
         self._eventfds = eventfds
         self._capacity: int = info["capacity"]
         self._slot_size: int = info["slot_size"]
+        self._dtype = self._read_dtype()
 
     @classmethod
     def create(
-        cls, capacity: int, slot_size: int, name: str | None = None, *, eventfd: bool = False, persist: bool = False
+        cls,
+        capacity: int,
+        slot_size: int | None = None,
+        name: str | None = None,
+        *,
+        dtype: Any = None,
+        eventfd: bool = False,
+        persist: bool = False,
     ) -> Self:
         """Make a ring of `capacity` slots (a power of two) of `slot_size` bytes each.
+
+        Instead of slot_size a numpy dtype can be given (anything `numpy.dtype` takes, structured ones included): one
+        record per slot, and ends whose array calls take and give arrays of it, see `shmq.arrays`.
 
         Without a name it is shared by fork or by passing `fd`. With eventfd=True its ends may use wait="eventfd";
         the two descriptors are inherited by fork, other processes need them for `attach`. name and persist: see
         `Segment.create`.
         """
+        text = b""
+        if dtype is not None:
+            from shmq import arrays
+
+            dtype = arrays.checked_dtype(dtype)
+            if slot_size not in (None, dtype.itemsize):
+                raise ValueError(f"a record of {dtype} has {dtype.itemsize} bytes, not {slot_size}: leave slot_size out")
+            slot_size = dtype.itemsize
+            described = arrays.describe(dtype)
+            text = _DTYPE.pack(_DTYPE_MARK, len(described)) + described
+        elif slot_size is None:
+            raise TypeError("a ring needs slot_size or dtype")
         size = _checked_size(capacity, slot_size)
-        segment = Segment.create(size, _KIND, _ABI)
+        segment = Segment.create(size + len(text), _KIND, _ABI)
         eventfds = None
         try:
             flags = _EVENTFD_FLAG if eventfd else 0
             _native.ring_init(segment.mapping, segment.payload_at, capacity, slot_size, flags)
+            segment.buf[size:] = text
             if eventfd:
                 eventfds = _new_eventfds()
             ring = cls(segment, eventfds)
@@ -110,18 +141,54 @@ class Ring:
             _close_all(own)
             raise
 
-    def producer(self, wait: Wait = "adaptive", *, spins: int | None = None) -> _native.RingProducer:
+    def _read_dtype(self) -> numpy.dtype[Any] | None:
+        """Return what lies behind the slots; CorruptSegment when that is neither nothing nor a dtype of their size."""
+        at = _native.ring_bytes(self._capacity, self._slot_size)
+        if self._segment.size < at + _DTYPE.size:
+            return None
+        mark, length = _DTYPE.unpack_from(self._segment.buf, at)
+        start = at + _DTYPE.size
+        if mark != _DTYPE_MARK or length > self._segment.size - start:
+            return None
+        from shmq import arrays
+
+        dtype = arrays.restore(bytes(self._segment.buf[start : start + length]))
+        if dtype.itemsize != self._slot_size:
+            raise CorruptSegment(f"the ring's slots have {self._slot_size} bytes, its records {dtype.itemsize}")
+        return dtype
+
+    @overload
+    def producer(self, wait: Wait = ..., *, spins: int | None = ...) -> _native.RingProducer: ...
+    @overload
+    def producer(self, wait: str = ..., *, spins: int | None = ...) -> Any: ...
+    def producer(self, wait: str = "adaptive", *, spins: int | None = None) -> Any:
         """Take the producer's role; RoleTaken while another live holder has it.
 
         wait says how a blocking push waits: "spin" (never sleeps), "adaptive" (spins, yields, then sleeps), "park"
         (sleeps at once), "eventfd" (as park, and `fileno()` serves select, poll and asyncio). spins: busy looks before
         anything else; give 0 when both ends share one CPU, where spinning only burns the other's time.
-        """
-        return _native.RingProducer(self._segment.mapping, self._segment.payload_at, *self._how(wait, spins, 1))
 
-    def consumer(self, wait: Wait = "adaptive", *, spins: int | None = None) -> _native.RingConsumer:
-        """Take the consumer's role; arguments and errors as for `producer`."""
-        return _native.RingConsumer(self._segment.mapping, self._segment.payload_at, *self._how(wait, spins, 0))
+        Returns a RingProducer, or for a ring with a dtype an `arrays.ArrayProducer`.
+        """
+        native = _native.RingProducer(self._segment.mapping, self._segment.payload_at, *self._how(wait, spins, 1))
+        if self._dtype is None:
+            return native
+        from shmq import arrays
+
+        return arrays.ArrayProducer(native, self._dtype)
+
+    @overload
+    def consumer(self, wait: Wait = ..., *, spins: int | None = ...) -> _native.RingConsumer: ...
+    @overload
+    def consumer(self, wait: str = ..., *, spins: int | None = ...) -> Any: ...
+    def consumer(self, wait: str = "adaptive", *, spins: int | None = None) -> Any:
+        """Take the consumer's role; arguments, errors and result as for `producer`."""
+        native = _native.RingConsumer(self._segment.mapping, self._segment.payload_at, *self._how(wait, spins, 0))
+        if self._dtype is None:
+            return native
+        from shmq import arrays
+
+        return arrays.ArrayConsumer(native, self._dtype)
 
     def _how(self, wait: str, spins: int | None, own: int) -> tuple[int, int, int, int, int]:
         """Return the native arguments of an end: strategy, spins, yields, own eventfd, the peer's eventfd."""
@@ -149,6 +216,11 @@ class Ring:
     def slot_size(self) -> int:
         """Bytes per slot."""
         return self._slot_size
+
+    @property
+    def dtype(self) -> numpy.dtype[Any] | None:
+        """The records' numpy dtype, None for a ring of bytes."""
+        return self._dtype
 
     @property
     def name(self) -> str | None:
