@@ -19,13 +19,14 @@ from typing import Any
 import click
 import numpy as np
 
-from stackcore import configuration, launch, native
+from stackcore import configuration, launch
 from stackcore.abi import abi
 from stackcore.abi.layout import Layout
 from stackcore.core.client import ClientConfig, configure_clients, schedule
 from stackcore.core.dispatch import dispatch
 from stackcore.kernel import kernel
 from stackcore.native import fifo_avail, fifo_clear_event, fifo_skip, now_ns, ring_ready, ring_release
+from stackcore.session.rings import bind_all
 from stackcore.session.state import END_BYTES, HANDLE_BYTES, new_core
 from stackcore.vcl import _vcl
 from stackcore.vcl import native as vls
@@ -156,16 +157,9 @@ class Stack:
         cfg["ends_at"], cfg["handles_at"] = address_of(ends), address_of(handles)
         cfg["frame"], cfg["yield_idle"], cfg["phase"] = 256, 1, abi.PHASE_SERVING
         cfg["timeout_ns"] = SETUP_NS
-        stride = layout.offsets["ring_stride"]
-        for i in range(layout.workers):
-            at = int(cfg["handles_at"]) + 2 * i * HANDLE_BYTES
-            native.producer_bind(at, view.ring_at(i, to_core=False), stride)
-            native.consumer_bind(at + HANDLE_BYTES, view.ring_at(i, to_core=True), stride)
-            self.core.wrk[i]["state"] = view.workers[i]["state"] = abi.WORKER_ATTACHED
-            view.workers[i]["generation"] = 1
-        for i in range(layout.listeners):
-            at = int(cfg["handles_at"]) + 2 * (layout.workers + i) * HANDLE_BYTES
-            native.producer_bind(at, view.accept_ring_at(i), layout.offsets["accept_stride"])
+        bind_all(self.core, view, layout)
+        self.core.wrk["state"] = abi.WORKER_ATTACHED
+        view.workers["state"], view.workers["generation"] = abi.WORKER_ATTACHED, 1
         dispatch(self.core, 0)  # compiled before the thread starts
 
     def running(self, wanted: Callable[[], None]) -> None:

@@ -146,6 +146,7 @@ def listen(path: Path) -> socket.socket:
         raise PermissionError(f"{path.parent} must belong to you and have mode 0700")
     if path.exists():
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.settimeout(1.0)
             try:
                 probe.connect(str(path))
             except (ConnectionRefusedError, FileNotFoundError):

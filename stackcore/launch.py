@@ -12,7 +12,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,23 +78,42 @@ class Child:
                 pass
 
 
-def fork(name: str, body: Callable[[Callable[[], None]], None]) -> Child:
-    """Run ``body(ready)`` in a new process; it calls ``ready()`` once it serves. Exits 0, or 1 with a report."""
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """No Ctrl-C in here: clean-up runs to its end, however impatient somebody is."""
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def fork(name: str, body: Callable[[Callable[[], None]], None], born: Callable[[Child], None] = lambda child: None) -> Child:
+    """Run ``body(ready)`` in a new process; it calls ``ready()`` once it serves. Exits 0, or 1 with a report.
+
+    ``born`` gets the child before any signal can come between.
+    """
     assert_single_task()
     sys.stdout.flush()
     sys.stderr.flush()
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
+    # A Ctrl-C between the fork and the first line of the child would run the launcher's clean-up in the child.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     pid = os.fork()
     if pid:
         os.close(write_fd)
-        return Child(name, pid, read_fd)
+        child = Child(name, pid, read_fd)
+        born(child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        return child
     code = 1
     try:
         os.close(read_fd)
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == parent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             body(lambda: _report(write_fd, ""))
             code = 0
     except BaseException as error:

@@ -52,8 +52,8 @@ busy = extern("sc_x_busy", 1)
 
 # For set-up code outside kernels.
 ring_init = c_function("shmq_x_ring_init", 3)
-producer_bind = c_function("shmq_x_producer_bind", 3)
-consumer_bind = c_function("shmq_x_consumer_bind", 3)
+bind_producer = c_function("sc_x_bind_producer", 4)
+bind_consumer = c_function("sc_x_bind_consumer", 4)
 cell_announce = c_function("sc_x_cell_announce", 1)
 cell_clear = c_function("sc_x_cell_clear", 1)
 read64 = c_function("sc_x_load64", 1)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import workloads
@@ -121,8 +122,10 @@ def run_worker(
 class Run:
     """The launcher's side of one run; a context manager that leaves no process, socket or segment behind."""
 
-    def __init__(self, config: RunConfig, prepared: Prepared) -> None:
-        self.config, self.prepared = config, prepared
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.prepared = Prepared(b"", b"")
+        self.socket_made = False
         self.where = (placement.auto if config.pin == configuration.PIN["auto"].name else placement.none)(config.workers)
         self.core: Child | None = None
         self.workers: list[Child] = []
@@ -131,16 +134,21 @@ class Run:
         self.notes: list[str] = []
 
     def __enter__(self) -> Run:
+        self.prepared = workloads.load(self.config.workload).prepare(self.config)
         return self
 
     def __exit__(self, *_: object) -> None:
+        with launch.uninterrupted():
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         launch.stop(self.workers)
         self.view = None
         if self.master is not None:
             self.master.close()
         if self.core is not None:
             launch.stop([self.core])
-            if self.core.killed:
+            if self.socket_made and self.core.killed:
                 socket_path(self.config.name).unlink(missing_ok=True)  # it could not; any other leaves its own at most
         self.prepared.close()
 
@@ -148,8 +156,10 @@ class Run:
         """Core, master, listener, workers: in this order, each ready before the next."""
         config, where = self.config, self.where
         core_settings = core_config(config, self.prepared, where)
-        self.core = launch.fork("the core", lambda ready: run_core(core_settings, where.core, ready))
+        launch.fork("the core", lambda ready: run_core(core_settings, where.core, ready), self._core_born)
+        assert self.core is not None
         launch.wait_ready([self.core])
+        self.socket_made = True
         modes = Modes(
             listener=config.listener, events=config.events, futex_lock=configuration.LOCK[config.lock].value,
             wait=config.wait, spins=SPINS, table_capacity=table_capacity(config),
@@ -159,15 +169,14 @@ class Run:
         for i in range(config.workers):
             spins = 0 if where.worker_shares(i) else SPINS
             cpu = where.workers[i]
-            child = launch.fork(
-                f"worker {i}",
-                lambda ready, cpu=cpu, spins=spins: run_worker(master, listener, config, self.prepared, cpu, spins, ready),  # type: ignore[misc]
-            )
-            child.cpu = cpu
-            self.workers.append(child)
+            body = partial(run_worker, master, listener, config, self.prepared, cpu, spins)
+            launch.fork(f"worker {i}", body, self.workers.append).cpu = cpu
         launch.wait_ready(self.workers)
         master.children_registered()
         self.prepared.close()  # the workers have loaded what they serve
+
+    def _core_born(self, child: Child) -> None:
+        self.core = child
 
     def drive(self, progress: Progress | None = None) -> Any:
         """Start the clients and wait for the end (or the core's); a copy of the core's telemetry."""
@@ -206,7 +215,9 @@ class Run:
             message, _ = receive(self.master.sock)
         except (EOFError, OSError):
             assert self.core is not None
-            self.core.reap(block=True)
+            launch.await_exit(self.core, NOTICE_S)
+            if not self.core.reap():
+                raise LaunchError("the core has cut this run off") from None
             return False
         if message.type is Type.ERROR:
             raise ControlError(str(message.body.get("message")))
@@ -243,9 +254,8 @@ def _because(child: Child) -> str:
 def run_here(config: RunConfig, progress: Progress | None = None) -> Result:
     """One run with this process as the launcher. LaunchError, ControlError, OSError; KeyboardInterrupt cleans up."""
     began = time.monotonic()
-    prepared = workloads.load(config.workload).prepare(config)
-    with Run(config, prepared) as this:
-        warm_up(config, prepared)
+    with Run(config) as this:
+        warm_up(config, this.prepared)
         this.start()
         return this.finish(this.drive(progress), began)
 

@@ -21,9 +21,10 @@ from stackcore.configuration import RunConfig
 from stackcore.core.client import ClientConfig, configure_clients, schedule
 from stackcore.core.dispatch import dispatch
 from stackcore.session.listen import forget_worker
+from stackcore.session.rings import bind_all
 from stackcore.session.state import new_core
 from stackcore.vcl import _vcl
-from stackcore.wire.null import unserved, worker_gone
+from stackcore.wire.null import last_words, unserved, worker_gone
 from workloads import Prepared
 
 
@@ -46,8 +47,10 @@ def _touch_core(layout: Layout) -> None:
     with private_stack(layout) as (_, view):
         core, memory = new_core(view, layout, 1, schedule(clients))
         memory.append(configure_clients(core, clients))
+        bind_all(core, view, layout)
         dispatch(core, 0)
         forget_worker(core.lis, 0)
+        last_words(core, 0)
         worker_gone(core, 0)
         unserved(core)
 

@@ -171,7 +171,7 @@ enum {
     F(int64_t, listening, core, "bit i: worker i registered this listener")                                    \
     F(int64_t, polling, core, "bit i: worker i polls it (LISTEN_SHARED)")                                      \
     F(int32_t, rotor, core, "last worker chosen or rung")                                                      \
-    F(int32_t, pad0, once, "")
+    F(int32_t, owed, core, "connections in the accept ring that nobody was rung for (LISTEN_SHARED)")
 
 #define SC_SESSION_FIELDS(F, A)                                                                                \
     F(int32_t, state, core, "SESSION_*")                                                                       \

@@ -17,6 +17,21 @@ int64_t sc_x_event_put(int64_t producer, int64_t unpublished, int64_t type, int6
                         (int32_t)seq, (int32_t)arg);
 }
 
+/* Bind the core's ends of an empty ring from the core's own knowledge: the header is writable by others. */
+int64_t sc_x_bind_producer(int64_t producer, int64_t ring, int64_t slots, int64_t slot_size)
+{
+    *(shmq_producer *)producer = (shmq_producer){.ring = (shmq_ring *)ring, .slots = (uint8_t *)ring + sizeof(shmq_ring),
+                                                 .mask = (uint64_t)slots - 1, .slot_size = (uint32_t)slot_size, .efd = -1};
+    return 0;
+}
+
+int64_t sc_x_bind_consumer(int64_t consumer, int64_t ring, int64_t slots, int64_t slot_size)
+{
+    *(shmq_consumer *)consumer = (shmq_consumer){.ring = (shmq_ring *)ring, .slots = (uint8_t *)ring + sizeof(shmq_ring),
+                                                 .mask = (uint64_t)slots - 1, .slot_size = (uint32_t)slot_size, .efd = -1};
+    return 0;
+}
+
 /* Publish n events and wake the consumer if it sleeps. */
 int64_t sc_x_event_publish(int64_t producer, int64_t n)
 {
@@ -104,7 +119,7 @@ int64_t sc_x_cell_clear(int64_t cell)
 }
 
 #define SC_SYMBOLS(S) \
-    S(sc_x_cell_announce) S(sc_x_cell_clear) \
+    S(sc_x_bind_producer) S(sc_x_bind_consumer) S(sc_x_cell_announce) S(sc_x_cell_clear) \
     S(sc_x_event_put) S(sc_x_event_publish) S(sc_x_prefetch_end) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
 
 /* ---- the description ---- */

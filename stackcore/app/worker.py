@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, path: Path, sock: socket.socket, index: int, segment: Segment, doorbell: int, modes: Modes) -> None:
         self.path, self.sock, self.segment, self.doorbell, self.modes = path, sock, segment, doorbell, modes
+        self._pid = os.getpid()
         self.vcl = _vcl.Worker(
             segment=segment.buf, index=index, control_fd=sock.fileno(), doorbell=doorbell, listener=modes.listener,
             events=modes.events, futex_lock=modes.futex_lock, wait=modes.wait, spins=modes.spins,
@@ -71,6 +72,7 @@ class Worker:
     def become_child(self) -> None:
         """In a forked child: register as a worker of its own, and do what the listener mode does after a fork."""
         self.sock.close()  # the copy; the parent's registration is the parent's
+        self._pid = os.getpid()
         self.sock, index, fds = _register(self.path, launcher=False)
         for fd in fds:
             os.close(fd)  # the memory and the doorbell are inherited
@@ -94,10 +96,11 @@ class Worker:
             return
         index = self.vcl.index
         self.vcl.detach()
-        try:
-            control.request(self.sock, Type.DETACH, index)
-        except (OSError, EOFError, ControlError):
-            pass  # the core is gone or going; it has nothing of ours any more
+        if self._pid == os.getpid():  # else a child drops its copy: the attachment is its parent's
+            try:
+                control.request(self.sock, Type.DETACH, index)
+            except (OSError, EOFError, ControlError):
+                pass  # the core is gone or going; it has nothing of ours any more
         self.sock.close()
         os.close(self.doorbell)
         self.segment.close()

@@ -10,6 +10,7 @@ from stackcore.kernel import kernel
 from stackcore.native import now_ns, relax, sched_yield
 from stackcore.session.drain import node_drain
 from stackcore.session.flush import node_flush
+from stackcore.session.listen import node_ring
 from stackcore.session.state import NODE_DRAIN, NODE_FLUSH, NODE_INPUT, NODE_OUTPUT, NODE_TIME
 from stackcore.wire.null import node_input, node_output, node_time
 
@@ -36,7 +37,7 @@ def cycle(st):
     timed = node_time(st)
     sent = node_input(st)
     t1 = now_ns() if sent > 0 else t
-    flushed = node_flush(st.cfg, st.ses, st.shs, st.wrk, st.pend)
+    flushed = node_flush(st.cfg, st.ses, st.shs, st.wrk, st.pend) + node_ring(st.cfg, st.wrk, st.lis)
     t2 = now_ns() if flushed > 0 else t1
     drained = node_drain(st.cfg, st.tel, st.event, st.ses, st.shs, st.wrk, st.shw, st.lis, st.pend, st.new_io)
     t3 = now_ns() if drained > 0 else t2

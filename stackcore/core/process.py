@@ -8,6 +8,7 @@ socket, and gone with the last process.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -28,8 +29,9 @@ from stackcore.control import ControlError, Type
 from stackcore.core.client import ClientConfig, configure_clients, schedule
 from stackcore.core.dispatch import IDLE, dispatch
 from stackcore.session.listen import forget_worker
-from stackcore.session.state import HANDLE_BYTES, new_core
-from stackcore.wire.null import unserved, worker_gone
+from stackcore.session.rings import bind_all, bind_worker
+from stackcore.session.state import new_core
+from stackcore.wire.null import last_words, unserved, worker_gone
 
 SEGMENT_KIND = "stack"
 SLICE_NS = 1_000_000
@@ -88,7 +90,9 @@ class CoreProcess:
         self.peers: dict[int, Peer] = {}
         self.epoll = select.epoll()
         self.epoll.register(self.listener, select.EPOLLIN)
-        self.epoll.register(self.doorbell, select.EPOLLIN)
+        # Each ring is an edge. The counter is never read: workers hold this descriptor, too, and could empty it or
+        # make it blocking between the poll and a read.
+        self.epoll.register(self.doorbell, select.EPOLLIN | select.EPOLLET)
         self.stopping = False
         self.deadline_ns = 0
         self._configure()
@@ -101,23 +105,8 @@ class CoreProcess:
         cfg["yield_idle"] = int(config.shares_cpu)
         telemetry = self.core.tel[0]
         telemetry["core_pid"] = os.getpid()
-        for worker in range(config.layout.workers):
-            self._bind_rings(worker)
-        for listener in range(config.layout.listeners):
-            at = self._handle(config.layout.workers + listener, consumer=False)
-            if native.producer_bind(at, self.view.accept_ring_at(listener), config.layout.offsets["accept_stride"]) != 0:
-                raise RuntimeError("cannot bind an accept ring that was just laid out")
+        bind_all(self.core, self.view, config.layout)
         self._set_phase(abi.PHASE_SERVING)
-
-    def _handle(self, i: int, consumer: bool) -> int:
-        return int(self.core.cfg[0]["handles_at"]) + (2 * i + consumer) * HANDLE_BYTES
-
-    def _bind_rings(self, worker: int) -> None:
-        stride = self.config.layout.offsets["ring_stride"]
-        out = native.producer_bind(self._handle(worker, False), self.view.ring_at(worker, to_core=False), stride)
-        back = native.consumer_bind(self._handle(worker, True), self.view.ring_at(worker, to_core=True), stride)
-        if out or back:
-            raise RuntimeError("cannot bind rings that were just laid out")
 
     # ---- the loop ----
 
@@ -233,9 +222,7 @@ class CoreProcess:
 
     def _poll(self, timeout: float) -> None:
         for fd, _ in self.epoll.poll(timeout):
-            if fd == self.doorbell:
-                os.eventfd_read(self.doorbell)
-            elif fd == self.listener.fileno():
+            if fd == self.listener.fileno():
                 self._accept()
             elif fd in self.peers:
                 self._serve(self.peers[fd])
@@ -243,8 +230,10 @@ class CoreProcess:
     def _accept(self) -> None:
         try:
             sock, _ = self.listener.accept()
-        except OSError:
-            return  # it has gone again, or there is no descriptor left: the others are served meanwhile
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.epoll.modify(self.listener, 0)  # no more guests until one leaves
+            return  # or it has gone again
         pid, uid, _ = control.peer_credentials(sock)
         peer = Peer(sock, pid)
         sock.setblocking(False)
@@ -287,22 +276,29 @@ class CoreProcess:
         wanted = body.get("abi")
         if wanted != segment_abi():
             raise ControlError(f"built differently: core {segment_abi()}, worker {wanted}; install one build for both")
-        free = [i for i in range(self.config.layout.workers) if self.core.wrk[i]["state"] == abi.WORKER_FREE]
+        free = [i for i in range(self.config.layout.workers) if self._is_free(i)]
         if not free:
             raise ControlError(f"all {self.config.layout.workers} worker records are in use: start the core with more --workers")
         worker = free[0]
         reset_rings(self.view, worker)
-        self._bind_rings(worker)
+        bind_worker(self.core, self.view, self.config.layout, worker)
         shared, private = self.view.workers[worker], self.core.wrk[worker]
         private["generation"] += 1
         self.view.workers[worker : worker + 1].view("i8")[:] = 0
         shared["generation"], shared["pid"], shared["state"] = private["generation"], peer.pid, abi.WORKER_ATTACHED
         for name in ("head", "tail", "sent", "dropped", "congested"):
             private[name] = 0
-        private["state"] = abi.WORKER_ATTACHED
+        private["state"], private["pid"] = abi.WORKER_ATTACHED, peer.pid
         peer.worker = worker
         peer.launcher = bool(body.get("launcher"))
         self._send(peer, Type.ATTACHED, {"worker": worker}, (self.segment.fd, self.doorbell))
+
+    def _is_free(self, worker: int) -> bool:
+        """A record whose process was cut off is free only when that process is gone: it has the rings mapped."""
+        private = self.core.wrk[worker]
+        if private["state"] == abi.WORKER_DEAD and not _alive(int(private["pid"])):
+            private["state"] = abi.WORKER_FREE
+        return bool(private["state"] == abi.WORKER_FREE)
 
     def _detach(self, peer: Peer, body: dict[str, Any]) -> None:
         self._send(peer, Type.OK)
@@ -339,11 +335,14 @@ class CoreProcess:
             return
         self.epoll.unregister(peer.sock)
         peer.sock.close()
+        self.epoll.modify(self.listener, select.EPOLLIN)
         if peer.worker != control.NO_WORKER:
             self._bury(peer.worker, died)
 
     def _bury(self, worker: int, died: bool) -> None:
         private, shared = self.core.wrk[worker], self.view.workers[worker]
+        if private["state"] == abi.WORKER_ATTACHED:
+            last_words(self.core, worker)
         forget_worker(self.core.lis, worker)
         private["state"] = abi.WORKER_DEAD
         worker_gone(self.core, worker)
@@ -351,7 +350,8 @@ class CoreProcess:
         shared["state"] = abi.WORKER_DEAD
         if died and int(self.core.cfg[0]["phase"]) < abi.PHASE_DONE:
             self.core.tel[0]["worker_deaths"] += 1
-        private["state"] = abi.WORKER_FREE
+        if not died:
+            private["state"] = abi.WORKER_FREE
 
     def _cut_broken(self) -> None:
         """A worker whose ring holds an impossible cursor is no longer listened to."""
@@ -377,6 +377,16 @@ class CoreProcess:
         os.close(self.doorbell)
         del self.core, self.view, self._memory
         self.segment.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 _WAITS_AT = next(f.offset for f in abi.RECORDS["sc_worker"] if f.name == "waits")

@@ -11,7 +11,7 @@ from stackcore.abi import abi
 from stackcore.kernel import kernel
 from stackcore.native import event_read, prefetch_end, reply, ring_head, ring_ready, ring_release
 from stackcore.session.listen import listen, set_polling, unlisten
-from stackcore.session.state import PEND_RESET
+from stackcore.session.state import BROKEN, PEND_RESET
 from stackcore.session.table import consumer_of, post, set_owner, tx_end
 
 _ATTACHED = abi.WORKER_ATTACHED
@@ -109,14 +109,14 @@ def drain_worker(cfg, tel, event, ses, shs, wrk, shw, lis, pend, queue, worker):
 
 @kernel
 def node_drain(cfg, tel, event, ses, shs, wrk, shw, lis, pend, queue):
-    """All workers' rings. Messages handled; a worker with a corrupt ring is marked (``wrk.state`` negative)."""
+    """All workers' rings. Messages handled; a worker with a corrupt ring is marked BROKEN."""
     n = 0
     for worker in range(len(wrk)):
         if wrk[worker]["state"] != _ATTACHED:
             continue
         handled = drain_worker(cfg, tel, event, ses, shs, wrk, shw, lis, pend, queue, worker)
         if handled < 0:
-            wrk[worker]["state"] = -1  # the process layer cuts it off
+            wrk[worker]["state"] = BROKEN
         else:
             n += handled
     return n

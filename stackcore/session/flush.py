@@ -9,7 +9,7 @@ from __future__ import annotations
 from stackcore.abi import abi
 from stackcore.kernel import kernel
 from stackcore.native import event_publish, event_put
-from stackcore.session.state import PEND_ACCEPTED, PEND_DISCONNECTED, PEND_RESET, PEND_RX, PEND_TX_ROOM
+from stackcore.session.state import BROKEN, CORRUPT, PEND_ACCEPTED, PEND_DISCONNECTED, PEND_RESET, PEND_RX, PEND_TX_ROOM
 from stackcore.session.switches import CONGEST, DROP
 from stackcore.session.table import enqueue, producer_of
 
@@ -48,6 +48,9 @@ def put_events(ses, shs, wrk, producer, unpublished, worker, s, drop):
         bit, kind = first_pending(ses[s]["pend"])
         seq = int(ses[s]["seq"]) + 1
         rc = event_put(producer, unpublished + sent, kind, worker, s, ses[s]["generation"], seq, ses[s]["listener"])
+        if rc == CORRUPT:
+            wrk[worker]["state"] = BROKEN
+            return -1 - sent
         if rc != 0:
             if not drop:
                 return -1 - sent
@@ -56,6 +59,8 @@ def put_events(ses, shs, wrk, producer, unpublished, worker, s, drop):
         else:
             sent += 1
             wrk[worker]["sent"] += 1
+            if bit == PEND_ACCEPTED:
+                ses[s]["told"] = 1
         ses[s]["seq"] = seq
         shs[s]["seq"] = seq
         ses[s]["pend"] &= ~bit
@@ -94,6 +99,7 @@ def flush_worker(cfg, ses, shs, wrk, pend, worker, limit):
         wrk[worker]["head"] += 1
         ses[s]["queued"] = 0
         limit -= 1
+    wrk[worker]["full"] = 1 if full else 0
     wrk[worker]["congested"] = 1 if full and c["ring_full"] == CONGEST else 0
     if unpublished > 0:
         event_publish(producer, unpublished)

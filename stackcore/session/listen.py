@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from stackcore.abi import abi
 from stackcore.kernel import kernel
-from stackcore.native import event_publish, event_put, ring_push
+from stackcore.native import event_publish, event_put, load64, ring_push, ring_tail
 from stackcore.session.accept import choose
 from stackcore.session.state import PEND_ACCEPTED
 from stackcore.session.table import post, producer_of, set_owner
 
+_HEAD_AT = 2 * abi.LINE  # of a ring's header
 _SHARED, _ATTACHED = abi.LISTEN_SHARED, abi.WORKER_ATTACHED
 _ACCEPT_READY = abi.EV_ACCEPT_READY
 _EINVAL, _ENOSPC = -22, -28
@@ -46,6 +47,7 @@ def listen(lis, worker, arg):
         lis[i]["listening"] = 0
         lis[i]["polling"] = 0
         lis[i]["rotor"] = 0
+        lis[i]["owed"] = 0
     elif lis[i]["sharing"] != sharing:
         return _EINVAL
     lis[i]["listening"] |= 1 << worker
@@ -59,6 +61,8 @@ def unlisten(lis, worker, i):
         return _EINVAL
     lis[i]["listening"] &= ~(1 << worker)
     lis[i]["polling"] &= ~(1 << worker)
+    if lis[i]["listening"] == 0:
+        lis[i]["port"] = 0
     return 0
 
 
@@ -99,21 +103,57 @@ def offer_shared(cfg, pending, ses, wrk, lis, li, s):
     entry["generation"] = ses[s]["generation"]
     entry["seq"] = ses[s]["seq"]
     entry["listener"] = li
-    if ring_push(producer_of(cfg, cfg[0]["workers"] + li), cfg[0]["pending_at"]) != 0:
+    ring = producer_of(cfg, cfg[0]["workers"] + li)
+    ses[s]["ring_pos"] = ring_tail(ring)
+    if ring_push(ring, cfg[0]["pending_at"]) != 0:
         return False
-    ring_one(cfg, wrk, lis, li)
+    ses[s]["told"] = 1
+    lis[li]["owed"] += 1
+    ring_workers(cfg, wrk, lis, li)
     return True
 
 
 @kernel
+def accept_head(cfg, li):
+    """Connections that workers have taken from the shared listener's ring so far (the head of that ring)."""
+    return load64(cfg[0]["accept_at"] + li * cfg[0]["accept_stride"] + _HEAD_AT)
+
+
+@kernel
+def accepts_waiting(cfg, li):
+    waiting = ring_tail(producer_of(cfg, cfg[0]["workers"] + li)) - accept_head(cfg, li)
+    return waiting if 0 <= waiting <= cfg[0]["sessions"] else 0
+
+
+@kernel
+def ring_workers(cfg, wrk, lis, li):
+    """Ring once for each connection that nobody was rung for yet; what finds every ring full is owed until later."""
+    while lis[li]["owed"] > 0 and ring_one(cfg, wrk, lis, li):
+        lis[li]["owed"] -= 1
+
+
+@kernel
+def node_ring(cfg, wrk, lis):
+    """Make good what is owed to shared listeners. Rings made."""
+    n = 0
+    for li in range(len(lis)):
+        if lis[li]["owed"] > 0:
+            before = int(lis[li]["owed"])
+            ring_workers(cfg, wrk, lis, li)
+            n += before - int(lis[li]["owed"])
+    return n
+
+
+@kernel
 def ring_one(cfg, wrk, lis, li):
-    """Tell one polling worker, in turn, to look at the accept ring. A full ring needs no telling: it will look."""
+    """Tell the next polling worker that has room to look at the accept ring; False when none has."""
     last = int(lis[li]["rotor"])
     for step in range(1, len(wrk) + 1):
         i = (last + step) % len(wrk)
         if (lis[li]["polling"] >> i) & 1 == 1 and wrk[i]["state"] == _ATTACHED:
-            lis[li]["rotor"] = i
             if event_put(producer_of(cfg, i), 0, _ACCEPT_READY, i, -1, 0, 0, li) == 0:
+                lis[li]["rotor"] = i
                 wrk[i]["sent"] += 1
                 event_publish(producer_of(cfg, i), 1)
-            return
+                return True
+    return False

@@ -23,6 +23,11 @@ PEND_TX_ROOM = 4
 PEND_DISCONNECTED = 8
 PEND_RESET = 16
 
+CORRUPT = -74
+"""-EBADMSG: a cursor in shared memory that no correct peer writes."""
+BROKEN = -1
+"""Private worker state: its ring is corrupt, the process layer cuts it off."""
+
 NODE_TIME, NODE_INPUT, NODE_FLUSH, NODE_DRAIN, NODE_OUTPUT = range(5)
 NODE_NAMES = ("time", "null-input", "session-flush", "ring-drain", "null-output")
 
@@ -52,12 +57,14 @@ SESSION = np.dtype(
         (name, "i4")
         for name in (
             "state", "generation", "owner", "listener", "client", "seq", "pend", "queued", "io_queued", "accepted",
-            "dropped",
+            "told", "ring_pos", "dropped",
         )
     ]
 )  # fmt: skip
 
-WORKER = np.dtype([(name, "i8") for name in ("state", "generation", "head", "tail", "sent", "dropped", "congested")])
+WORKER = np.dtype(
+    [(name, "i8") for name in ("state", "generation", "pid", "head", "tail", "sent", "dropped", "full", "congested")]
+)
 
 CLIENT = np.dtype([(name, "i8") for name in ("state", "session", "intended", "asked", "got", "served", "connects")])
 CLIENT_READY, CLIENT_WAITING = 0, 1

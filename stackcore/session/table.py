@@ -57,6 +57,7 @@ def session_open(cfg, ses, shs, free, listener, client, port):
     rec["seq"] = 0
     rec["pend"] = 0
     rec["accepted"] = 0
+    rec["told"] = 0
     rec["dropped"] = 0
     fifos = c["fifos_at"] + s * c["fifo_stride"]
     fifo_reset(fifos)

@@ -83,20 +83,28 @@ void vcl_notify(vcl_worker *w, vcl_session *s, uint32_t what)
         list_append(w, ep, s);
 }
 
+/* Readiness now; what is not ready will announce itself. An app that read exactly what there was, or filled the
+ * fifo exactly, has left the event flag set or no wish behind (F3, F4). */
+static uint32_t arm(vcl_worker *w, vcl_session *s)
+{
+    uint32_t ready = vcl_readiness(w, s);
+    if (!(ready & EPOLLIN) && (s->mask & EPOLLIN)) {
+        shmq_fifo_clear_event(&s->rx);
+        if (shmq_fifo_avail(&s->rx, UINT64_MAX))
+            ready |= EPOLLIN;
+    }
+    if (!(ready & EPOLLOUT) && (s->mask & EPOLLOUT) && !shmq_fifo_want(&s->tx, (s->tx.mask + 1) / 2))
+        ready |= EPOLLOUT;
+    return ready;
+}
+
 /* Readiness of a listed session now; level-triggered ones are asked, edge-triggered ones remember. */
 static uint32_t listed_readiness(vcl_worker *w, vcl_session *s)
 {
     uint32_t wanted = wanted_of(s);
     if (s->mask & EPOLLET)
         return s->pending & wanted;
-    uint32_t ready = vcl_readiness(w, s) & wanted;
-    if (!(ready & EPOLLIN) && (s->mask & EPOLLIN)) {
-        /* leaves the list, so the next byte must announce itself (F3) */
-        shmq_fifo_clear_event(&s->rx);
-        if (shmq_fifo_avail(&s->rx, UINT64_MAX))
-            ready |= EPOLLIN;
-    }
-    return ready;
+    return arm(w, s) & wanted;
 }
 
 static void scan_ready(vcl_worker *w, vcl_session *ep)
@@ -205,7 +213,7 @@ int vcl_epoll_ctl(vcl_worker *w, vcl_session *ep, int op, vcl_session *s, int fd
     s->fd = fd;
     s->mask = mask;
     s->data = data;
-    uint32_t ready = vcl_readiness(w, s) & (mask | EPOLLERR | EPOLLHUP);
+    uint32_t ready = arm(w, s) & (mask | EPOLLERR | EPOLLHUP);
     if (ready) {
         s->pending = ready;
         list_append(w, ep, s);
@@ -227,11 +235,9 @@ static bool something_to_do(void *arg)
     return false;
 }
 
-static void collect(vcl_worker *w, vcl_session *ep)
+static void harvest(vcl_worker *w, vcl_session *ep)
 {
-    scan_ready(w, ep);
-    scan_listeners(w, vcl_at(w, ep));
-    if (vcl_out_full(w) || !(w->events->waiting(w) || shmq_consumer_ready(&w->in, 1)))
+    if (vcl_out_full(w) || !(w->events->waiting(w) || shmq_consumer_ready(&w->in, 1) > 0))
         return;
     int64_t start = shmq_now_ns();
     w->events->harvest(w);
@@ -239,6 +245,18 @@ static void collect(vcl_worker *w, vcl_session *ep)
     w->count.harvest_ns += shmq_now_ns() - start;
     if (!vcl_out_full(w))
         scan_listeners(w, vcl_at(w, ep)); /* an accept event only filled its listener's queue */
+}
+
+/* What was ready before and what is new take turns in coming first, so that neither starves the other when max is small. */
+static void collect(vcl_worker *w, vcl_session *ep)
+{
+    bool new_first = w->epoch & 1;
+    if (new_first)
+        harvest(w, ep);
+    scan_listeners(w, vcl_at(w, ep));
+    scan_ready(w, ep);
+    if (!new_first)
+        harvest(w, ep);
 }
 
 /* out: room for max events. Number of events, 0 on timeout, or a negative errno. timeout_ms < 0: for ever. */

@@ -21,6 +21,12 @@ static vcl_known *known_of(vcl_worker *w, const sc_event *e)
     return e->session >= 0 && e->session < w->stack->sessions ? &w->known[e->session] : NULL;
 }
 
+/* a comes after b, also across the wrap of 32-bit counters */
+static bool later(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a - (uint32_t)b) > 0;
+}
+
 static verdict judge(vcl_worker *w, const sc_event *e)
 {
     if (e->worker != w->index || e->check != sc_event_check(e))
@@ -30,14 +36,14 @@ static verdict judge(vcl_worker *w, const sc_event *e)
     vcl_known *k = known_of(w, e);
     if (!k)
         return MISDELIVERED;
-    if (e->type == SC_EV_ACCEPTED && e->generation - k->generation > 0) {
+    if (e->type == SC_EV_ACCEPTED && later(e->generation, k->generation)) {
         *k = (vcl_known){VCL_NONE, e->generation, e->seq, 0};
         account(w, e->session, e->generation, e->seq, SC_SEEN_DELIVERED);
         return DELIVERED;
     }
     if (e->generation != k->generation)
-        return e->generation - k->generation < 0 ? LATE : MISDELIVERED;
-    if (e->seq - k->last_seq <= 0)
+        return later(k->generation, e->generation) ? LATE : MISDELIVERED;
+    if (!later(e->seq, k->last_seq))
         return DUPLICATE;
     w->count.gaps += e->seq - k->last_seq - 1;
     k->last_seq = e->seq;
@@ -122,7 +128,7 @@ void vcl_deliver_stale(vcl_worker *w, const sc_event *e, const vcl_shadow *shado
     w->count.stale++;
     if (shadow->session >= 0 && shadow->session < w->stack->sessions) {
         vcl_known *k = &w->known[shadow->session];
-        if (k->generation == shadow->generation && shadow->seq - k->last_seq > 0) {
+        if (k->generation == shadow->generation && later(shadow->seq, k->last_seq)) {
             k->last_seq = shadow->seq;
             account(w, shadow->session, shadow->generation, shadow->seq, SC_SEEN_STALE);
         }

@@ -15,6 +15,7 @@ typedef struct {
     vcl_worker worker;
     Py_buffer segment; /* keeps the mapping alive */
     bool attached;
+    int waiting; /* epoll_waits that are running: the GIL is free, or a signal handler runs, in them */
 } WorkerObject;
 
 static PyObject *fail(int64_t rc)
@@ -93,6 +94,8 @@ static int worker_init(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *worker_detach(PyObject *self, PyObject *Py_UNUSED(none))
 {
     WorkerObject *o = (WorkerObject *)self;
+    if (o->waiting)
+        return PyErr_Format(PyExc_RuntimeError, "epoll_wait is running: detach when it has returned");
     if (o->attached) {
         vcl_detach(&o->worker);
         o->attached = false;
@@ -231,7 +234,14 @@ static PyObject *worker_epoll_wait(PyObject *self, PyObject *args)
     sc_epoll_event *out = PyMem_New(sc_epoll_event, max);
     if (!out)
         return PyErr_NoMemory();
+    WorkerObject *o = (WorkerObject *)self;
+    if (o->waiting) {
+        PyMem_Free(out);
+        return PyErr_Format(PyExc_RuntimeError, "epoll_wait is running already: a worker belongs to one thread");
+    }
+    o->waiting++;
     int n = wait_in_slices(w, ep, out, max, timeout_ms);
+    o->waiting--;
     PyObject *list = n < 0 ? (PyErr_Occurred() ? NULL : fail(n)) : PyList_New(n);
     for (int i = 0; list && i < n; i++) {
         PyObject *pair = Py_BuildValue("(iI)", out[i].fd, (unsigned)out[i].events);

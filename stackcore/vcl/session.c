@@ -77,8 +77,10 @@ int64_t vcl_request(vcl_worker *w, int type, int32_t arg)
         if (i % 256 == 0) {
             if (vcl_core_gone(w))
                 return -ENETDOWN;
-            if (shmq_now_ns() > stop)
+            if (shmq_now_ns() > stop) {
+                w->core_dead = true; /* its late answer must not pass for the next request's */
                 return -ETIMEDOUT;
+            }
         }
     }
     return SC_LOAD(w->shared->reply);
@@ -140,8 +142,12 @@ int64_t vcl_send(vcl_worker *w, vcl_session *s, const void *buf, uint64_t n, int
         /* Told now when all is in, or when there is no room for the rest, which only the core can make. */
         if ((put < n || !(flags & VCL_SEND_MORE)) && shmq_fifo_set_event(&s->tx)) {
             int rc = vcl_push(w, SC_EV_TX, s->session, s->generation, 0);
-            if (rc < 0)
-                return rc;
+            if (rc < 0) { /* the bytes are in: the next send, or the next event, tells of them */
+                atomic_store_explicit(&s->tx.fifo->event, 0, memory_order_seq_cst);
+                if (!put)
+                    return rc;
+                break;
+            }
         }
         /* Half the fifo: waking the app for every freed byte would cost more than it moves. */
         if (put == n || shmq_fifo_want(&s->tx, (s->tx.mask + 1) / 2))

@@ -110,7 +110,8 @@ struct vcl_event_ops;
 
 typedef struct vcl_worker {
     uint8_t *base;
-    sc_stack *stack;
+    sc_stack geometry;
+    const sc_stack *stack; /* the copy above */
     sc_worker *shared;
     int32_t index;
     int32_t generation;

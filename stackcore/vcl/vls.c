@@ -91,7 +91,13 @@ int vls_accept(vcl_worker *w, int listen_fd)
     }
     w->count.accepted++;
     rc = vcl_push(w, SC_EV_ACCEPTED_REPLY, from.session, from.generation, 0);
-    return rc < 0 ? rc : fd;
+    if (rc < 0) {
+        vls_close(w, fd);
+        return rc;
+    }
+    if (w->vls->shared_table)
+        vcl_flush(w); /* until it is told, the core does not know whose session this is */
+    return fd;
 }
 
 int vls_epoll_create(vcl_worker *w)
@@ -170,9 +176,13 @@ static void close_epoll(vcl_worker *w, vcl_session *ep)
             s->epoll = VCL_NONE;
         }
     }
-    for (int i = 0; i < SC_MAX_LISTENERS; i++)
-        if (w->watches[i].epoll == at)
-            w->watches[i].epoll = VCL_NONE;
+    for (int i = 0; i < SC_MAX_LISTENERS; i++) {
+        if (w->watches[i].at < 0 || w->watches[i].epoll != at)
+            continue;
+        w->watches[i].epoll = VCL_NONE;
+        if (w->vls->shared_table)
+            vcl_push(w, SC_EV_UNPOLL, VCL_NONE, 0, w->table->sessions[w->watches[i].at].listener);
+    }
 }
 
 int vls_close(vcl_worker *w, int fd)
@@ -194,8 +204,8 @@ int vls_close(vcl_worker *w, int fd)
         close_epoll(w, s);
     }
     vcl_fd_free(w, fd);
-    if (s->kind != VCL_LISTENER || !w->vls->shared_table || s->owner == w->index)
-        vcl_session_free(w, s); /* a shared listener's entry stays with who made it */
+    if (s->kind != VCL_LISTENER || !w->vls->shared_table)
+        vcl_session_free(w, s); /* a shared listener's entry stays: others may stand in its lock */
     w->vls->table_leave(w);
     return rc < 0 ? rc : 0;
 }

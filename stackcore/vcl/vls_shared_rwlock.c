@@ -32,10 +32,12 @@ static vcl_session *enter(vcl_worker *w, int fd)
 
 static void leave(vcl_worker *w, int fd)
 {
-    table_read(w);
     vcl_session *s = vcl_lookup(w, fd);
     if (s)
         shmq_spin_release(&s->lock);
+    /* In 2019 the session was unlocked under the read lock. This lock prefers writers, so waiting for it with a
+     * session in hand would close a circle: writer waits for reader, reader for session, session for writer. */
+    table_read(w);
     shmq_rw_read_release(&w->table_lock);
 }
 

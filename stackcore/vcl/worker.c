@@ -100,7 +100,8 @@ int vcl_attach(vcl_worker *w, const vcl_config *config)
         w->watches[i].at = w->watches[i].epoll = VCL_NONE;
     if (!w->vls || !w->events || config->table_capacity <= 0 || config->size < sizeof(shmq_segment) + sizeof(sc_stack) + sizeof(shmq_cell))
         return -EINVAL;
-    w->stack = sc_stack_at(w->base);
+    w->geometry = *sc_stack_at(w->base); /* copied before it is checked: others can write to the record */
+    w->stack = &w->geometry;
     if (!geometry_valid(w->stack, config->size))
         return -EPROTO;
     w->core_cell = sc_core_cell(w->base);
@@ -155,7 +156,8 @@ void vcl_publish(vcl_worker *w)
 
 void vcl_detach(vcl_worker *w)
 {
-    if (w->shared && w->table && w->known) {
+    /* a forked child that never became a worker holds only a copy: what it names is its parent's */
+    if (w->shared && w->table && w->known && w->token == shmq_self_token()) {
         vcl_flush(w);
         vcl_publish(w);
         w->vls->left(w);

@@ -27,11 +27,11 @@ from stackcore.native import (
     load32,
     prefetch_end,
 )
-from stackcore.session.drain import reset_session
-from stackcore.session.listen import find_listener, offer
+from stackcore.session.drain import drain_worker, reset_session
+from stackcore.session.listen import accept_head, accepts_waiting, find_listener, offer
 from stackcore.session.state import CLIENT_READY, CLIENT_WAITING, PEND_DISCONNECTED, PEND_RX, PEND_TX_ROOM
 from stackcore.session.switches import BLOCK
-from stackcore.session.table import post, rx_end, session_free, session_open, tx_end
+from stackcore.session.table import enqueue, post, rx_end, session_free, session_open, tx_end
 
 _WARMUP, _MEASURE = abi.PHASE_WARMUP, abi.PHASE_MEASURE
 _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
@@ -40,6 +40,7 @@ _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
     abi.SESSION_PEER_CLOSED,
     abi.SESSION_APP_CLOSED,
 )
+_SHARED = abi.LISTEN_SHARED
 _DELIVERED, _STALE = abi.SEEN_DELIVERED, abi.SEEN_STALE
 _SEEN_AT = abi.SESSION.fields["seen_generation"][1] if abi.SESSION.fields else 0
 _SCAN_NS = 50_000_000
@@ -84,7 +85,7 @@ def connect(st, c):
 def owner_blocked(st, s):
     """Ring-full policy ``block``: no new input for a worker whose events do not fit."""
     owner = int(st.ses[s]["owner"])
-    return owner >= 0 and st.cfg[0]["ring_full"] == BLOCK and st.wrk[owner]["head"] != st.wrk[owner]["tail"]
+    return owner >= 0 and st.cfg[0]["ring_full"] == BLOCK and st.wrk[owner]["full"] != 0
 
 
 @kernel
@@ -210,7 +211,8 @@ def cut(st, c, s):
         st.cfg[0]["outstanding"] -= 1
         make_ready(st.cfg, st.cli, st.ready, c)
     st.cli[c]["session"] = -1
-    if st.ses[s]["accepted"] == 0 or st.ses[s]["state"] == _APP_CLOSED:
+    unheard = st.ses[s]["accepted"] == 0 and (st.ses[s]["told"] == 0 or account_of(st, s) == _STALE)
+    if unheard or st.ses[s]["state"] == _APP_CLOSED:
         close_session(st, s)  # the app has nothing that it could close
     else:
         reset_session(st.cfg, st.ses, st.shs, st.wrk, st.pend, s)
@@ -310,10 +312,18 @@ def account_of(st, s):
 
 
 @kernel
+def taken_and_forgotten(st, s):
+    """Somebody took the session from a shared accept ring and never said so: a worker that died in between."""
+    if st.ses[s]["owner"] >= 0 or st.ses[s]["told"] == 0:
+        return False
+    return accept_head(st.cfg, st.ses[s]["listener"]) > st.ses[s]["ring_pos"]
+
+
+@kernel
 def overdue(st, c, s):
     """A request without an answer for a second. True when the connection was replaced."""
     seen = account_of(st, s)
-    if seen == 0 and st.ses[s]["dropped"] == 0:
+    if seen == 0 and st.ses[s]["dropped"] == 0 and not taken_and_forgotten(st, s):
         return False  # its events still wait in a ring: slow, or never served, but not lost
     if seen == _DELIVERED and st.ses[s]["dropped"] == 0:
         st.tel[0]["lost"] += 1
@@ -347,18 +357,34 @@ def worker_gone(st, worker):
             continue
         c = int(st.ses[s]["client"])
         st.ses[s]["accepted"] = 0  # nobody is left to close it
+        st.ses[s]["told"] = 0
         if c >= 0:
             cut(st, c, s)
         else:
             close_session(st, s)
         n += 1
+    for i in range(st.wrk[worker]["head"], st.wrk[worker]["tail"]):
+        # its queue may name slots that are other workers' connections by now
+        s = int(st.pend[worker, i & st.cfg[0]["queue_mask"]])
+        st.ses[s]["queued"] = 0
+        if st.ses[s]["owner"] != worker and st.ses[s]["owner"] >= 0 and st.ses[s]["pend"] != 0:
+            enqueue(st.cfg, st.ses, st.wrk, st.pend, s)
     st.wrk[worker]["head"] = st.wrk[worker]["tail"]
+    st.wrk[worker]["full"] = 0
     st.wrk[worker]["congested"] = 0
     for s in range(len(st.ses)):
         if st.ses[s]["owner"] == worker:
-            st.ses[s]["queued"] = 0
             st.ses[s]["owner"] = -1
+    for li in range(len(st.lis)):
+        if st.lis[li]["sharing"] == _SHARED:
+            st.lis[li]["owed"] += accepts_waiting(st.cfg, li)  # it may have been rung for any of them
     return n
+
+
+@kernel
+def last_words(st, worker):
+    """What a worker had said before it went: a connection that it took is not to be left without an owner."""
+    drain_worker(st.cfg, st.tel, st.event, st.ses, st.shs, st.wrk, st.shw, st.lis, st.pend, st.new_io, worker)
 
 
 @kernel
