@@ -90,13 +90,14 @@ class _ArrayEnd:
 
 
 class ArrayProducer(_ArrayEnd):
-    """The producing end of a ring with a dtype; `push`, `try_push` and `push_many` take single records as bytes."""
+    """The producing end of a ring with a dtype; `push`, `try_push`, `apush` and `push_many` take records as bytes."""
 
     def __init__(self, native: _native.RingProducer, dtype: np.dtype[Any]) -> None:
         super().__init__(native, dtype)
         self.push = native.push
         self.try_push = native.try_push
         self.push_many = native.push_many
+        self.apush = native.apush
         self.commit = native.commit
 
     def push_array(self, records: Any) -> int:
@@ -110,13 +111,14 @@ class ArrayProducer(_ArrayEnd):
 
 
 class ArrayConsumer(_ArrayEnd):
-    """The consuming end of a ring with a dtype; `pop`, `try_pop` and `pop_many` give single records as bytes."""
+    """The consuming end of a ring with a dtype; `pop`, `try_pop`, `apop` and `pop_many` give records as bytes."""
 
     def __init__(self, native: _native.RingConsumer, dtype: np.dtype[Any]) -> None:
         super().__init__(native, dtype)
         self.pop = native.pop
         self.try_pop = native.try_pop
         self.pop_many = native.pop_many
+        self.apop = native.apop
         self.release = native.release
 
     def pop_array(self, out: Any) -> int:

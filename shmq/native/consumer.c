@@ -167,6 +167,7 @@ static PyMethodDef consumer_methods[] = {
     {"release", (PyCFunction)consumer_release, METH_O,
      "release(n)\n\nTake the view back and the first n peeked records out of the ring; 0 leaves them all. BufferError "
      "while a slice or an array over the view lives."},
+    SHMQ_APOP_METHOD,
     SHMQ_END_METHODS,
 };
 

@@ -44,6 +44,18 @@ PyObject *shmq_py_ring_bytes(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_init(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_info(PyObject *module, PyObject *args);
 
+/* aio.c: methods of every producing (apush) and consuming (apop) end */
+PyObject *shmq_end_apop(PyObject *end, PyObject *unused);
+PyObject *shmq_end_apush(PyObject *end, PyObject *record);
+#define SHMQ_APOP_METHOD                                                                                               \
+    {"apop", shmq_end_apop, METH_NOARGS,                                                                               \
+     "await apop()\n\nTake the oldest one out when there is one; for asyncio, with wait=\"eventfd\". A cancelled call "  \
+     "has taken nothing. PeerDied when it is empty and the producer is dead, RuntimeError when another task waits."}
+#define SHMQ_APUSH_METHOD                                                                                              \
+    {"apush", shmq_end_apush, METH_O,                                                                                  \
+     "await apush(record)\n\nCopy one in when there is room; for asyncio, with wait=\"eventfd\". A cancelled call has "   \
+     "copied nothing. PeerDied when it is full and the consumer is dead, RuntimeError when another task waits."}
+
 /* pylock.c */
 extern PyType_Spec shmq_spinlock_spec, shmq_mutex_spec, shmq_rwlock_spec, shmq_prwlock_spec;
 

@@ -226,6 +226,7 @@ static PyMethodDef producer_methods[] = {
     {"commit", (PyCFunction)producer_commit, METH_O,
      "commit(n)\n\nPublish the first n reserved slots and take the view back; 0 gives them all up. BufferError while "
      "a slice or an array over the view lives."},
+    SHMQ_APUSH_METHOD,
     SHMQ_END_METHODS,
 };
 
