@@ -38,10 +38,8 @@ def worker_message(cfg, shw, lis, worker, kind, arg):
         reply(cfg[0]["workers_at"] + worker * cfg[0]["worker_stride"], listen(lis, worker, arg))
     elif kind == _UNLISTEN:
         reply(cfg[0]["workers_at"] + worker * cfg[0]["worker_stride"], unlisten(lis, worker, arg))
-    elif kind == _POLL:
-        set_polling(lis, worker, arg, True)
-    elif kind == _UNPOLL:
-        set_polling(lis, worker, arg, False)
+    elif kind == _POLL or kind == _UNPOLL:
+        return set_polling(lis, worker, arg, kind == _POLL)
     else:
         return 0
     return 1

@@ -76,11 +76,14 @@ def forget_worker(lis, worker):
 
 @kernel
 def set_polling(lis, worker, i, on):
-    if 0 <= i < len(lis):
-        if on:
-            lis[i]["polling"] |= 1 << worker
-        else:
-            lis[i]["polling"] &= ~(1 << worker)
+    """1, or 0 when there is no such listener."""
+    if i < 0 or i >= len(lis) or lis[i]["port"] == 0:
+        return 0
+    if on:
+        lis[i]["polling"] |= 1 << worker
+    else:
+        lis[i]["polling"] &= ~(1 << worker)
+    return 1
 
 
 @kernel
