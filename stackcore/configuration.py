@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from stackcore.abi import abi
@@ -62,8 +63,8 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise ConfigError(f"{text!r} is no size: write bytes, or a number with K, M or G, as in 16K")
-    value = float(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2].lower()]
-    if value != int(value):
+    value = Fraction(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2].lower()]
+    if value.denominator != 1:
         raise ConfigError(f"{text!r} is no whole number of bytes")
     return int(value)
 
