@@ -14,12 +14,14 @@ except ImportError as error:
         name="shmq._native",
     ) from None
 
+from shmq.channel import Channel
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
 from shmq.lock import FutexRwLock, Mutex, PthreadRwLock, SpinLock, SpinRwLock
 from shmq.ring import Ring
 from shmq.segment import Segment
 
 __all__ = [
+    "Channel",
     "CorruptSegment",
     "FutexRwLock",
     "Mutex",

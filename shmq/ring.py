@@ -14,37 +14,25 @@ Source: the cached remote cursors are those of Lee, Bu, Chandranmenon: "MCRingBu
 
 from __future__ import annotations
 
-import os
 import struct
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from shmq import _native, handover
+from shmq import _native
 from shmq.errors import CorruptSegment
 from shmq.segment import Segment
+from shmq.shared import SharedEnds, Wait
 
 if TYPE_CHECKING:
     import numpy
 
 __all__ = ["Ring", "Wait"]
 
-Wait = Literal["spin", "adaptive", "park", "eventfd"]
-
-# Index = shmq_wait_kind in wait.h; then busy looks and sched_yield looks before sleeping, as shmq_wait_default.
-_STRATEGIES: dict[str, tuple[int, int, int]] = {
-    "spin": (0, 2000, 0),
-    "adaptive": (1, 2000, 20),
-    "park": (2, 0, 0),
-    "eventfd": (3, 0, 0),
-}
-_KIND, _ABI = "ring", "1"
-_EVENTFD_FLAG = 1  # SHMQ_RING_EVENTFD
 # Behind the slots of a ring with a dtype: a mark and the length of the text that names it. Other rings end there.
 _DTYPE = struct.Struct("8sQ")
 _DTYPE_MARK = b"shmqtype"
 
 
-class Ring:
+class Ring(SharedEnds):
     """A ring and the segment it lies in. Made by `create`, `attach` or `from_fd`.
 
     The object itself moves no records: take an end with `producer()` or `consumer()`. It works across fork. As a
@@ -56,15 +44,15 @@ class Ring:
     b'sixteen bytes!!!'
     """
 
+    _KIND = "ring"
+    _ABI = "1"
+
     def __init__(self, segment: Segment, eventfds: tuple[int, int] | None = None) -> None:
         """Wrap a segment that holds a ring; takes the segment and the two descriptors over."""
         info = _native.ring_info(segment.mapping, segment.payload_at)
         if info is None:
             raise CorruptSegment("the segment holds no valid ring")
-        if info["flags"] & _EVENTFD_FLAG and eventfds is None:
-            raise ValueError("this ring was made with eventfd=True: attach needs eventfds=(consumer's, producer's)")
-        self._segment = segment
-        self._eventfds = eventfds
+        self._take_over(segment, eventfds, info["flags"])
         self._capacity: int = info["capacity"]
         self._slot_size: int = info["slot_size"]
         self._dtype = self._read_dtype()
@@ -102,44 +90,12 @@ class Ring:
         elif slot_size is None:
             raise TypeError("a ring needs slot_size or dtype")
         size = _checked_size(capacity, slot_size)
-        segment = Segment.create(size + len(text), _KIND, _ABI)
-        eventfds = None
-        try:
-            flags = _EVENTFD_FLAG if eventfd else 0
+
+        def lay_out(segment: Segment, flags: int) -> None:
             _native.ring_init(segment.mapping, segment.payload_at, capacity, slot_size, flags)
             segment.buf[size:] = text
-            if eventfd:
-                eventfds = _new_eventfds()
-            ring = cls(segment, eventfds)
-            if name is not None:
-                segment.publish(name, persist=persist)
-        except BaseException:
-            segment.close()
-            _close_all(eventfds)
-            raise
-        return ring
 
-    @classmethod
-    def attach(cls, name: str, *, eventfds: tuple[int, int] | None = None) -> Self:
-        """Open the ring of this name. Raises as `Segment.attach`. `eventfds` stay the caller's."""
-        return cls._adopt(Segment.attach(name, _KIND, _ABI), eventfds)
-
-    @classmethod
-    def from_fd(cls, fd: int, *, eventfds: tuple[int, int] | None = None) -> Self:
-        """Open the ring behind a descriptor, for example one received over a socket. `fd` stays the caller's."""
-        return cls._adopt(Segment.from_fd(fd, _KIND, _ABI), eventfds)
-
-    @classmethod
-    def _adopt(cls, segment: Segment, eventfds: tuple[int, int] | None) -> Self:
-        own = None
-        try:
-            if eventfds is not None:
-                own = (os.dup(eventfds[0]), os.dup(eventfds[1]))
-            return cls(segment, own)
-        except BaseException:
-            segment.close()
-            _close_all(own)
-            raise
+        return cls._build(size + len(text), lay_out, name, eventfd, persist)
 
     def _read_dtype(self) -> numpy.dtype[Any] | None:
         """Return what lies behind the slots; CorruptSegment when that is neither nothing nor a dtype of their size."""
@@ -190,23 +146,6 @@ class Ring:
 
         return arrays.ArrayConsumer(native, self._dtype)
 
-    def _how(self, wait: str, spins: int | None, own: int) -> tuple[int, int, int, int, int]:
-        """Return the native arguments of an end: strategy, spins, yields, own eventfd, the peer's eventfd."""
-        try:
-            kind, default_spins, yields = _STRATEGIES[wait]
-        except KeyError:
-            raise ValueError(f"unknown wait strategy {wait!r}: choose one of {', '.join(_STRATEGIES)}") from None
-        if wait == "eventfd" and self._eventfds is None:
-            raise ValueError('wait="eventfd" needs a ring made with eventfd=True')
-        if spins is None:
-            spins = default_spins if os.cpu_count() != 1 else 0
-        if not 0 <= spins <= 0xFFFFFFFF:
-            raise ValueError(f"spins must be between 0 and 2**32 - 1, not {spins}")
-        if self._eventfds is None:
-            return kind, spins, yields, -1, -1
-        own_efd = self._eventfds[own] if wait == "eventfd" else -1
-        return kind, spins, yields, own_efd, self._eventfds[1 - own]
-
     @property
     def capacity(self) -> int:
         """Slots."""
@@ -222,26 +161,6 @@ class Ring:
         """The records' numpy dtype, None for a ring of bytes."""
         return self._dtype
 
-    @property
-    def name(self) -> str | None:
-        """The name to attach by, or None."""
-        return self._segment.name
-
-    @property
-    def fd(self) -> int:
-        """The segment's descriptor, to be sent to processes that shall open the ring with `from_fd`."""
-        return self._segment.fd
-
-    @property
-    def eventfds(self) -> tuple[int, int] | None:
-        """The consumer's and the producer's eventfd of a ring made with eventfd=True."""
-        return self._eventfds
-
-    @property
-    def segment(self) -> Segment:
-        """The segment the ring lies in."""
-        return self._segment
-
     def stats(self) -> dict[str, int]:
         """Return the ring's counters since it was made, read without stopping it.
 
@@ -253,48 +172,9 @@ class Ring:
             raise CorruptSegment("the ring's header was overwritten")
         return info
 
-    def unlink(self) -> None:
-        """Remove the name; processes that have attached keep the ring."""
-        self._segment.unlink()
-
-    def close(self) -> None:
-        """Unmap; the creator's name is removed, too. BufferError while an end is open; a second call does nothing."""
-        self._segment.close()
-        _close_all(self._eventfds)
-        self._eventfds = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Go to another process, see `shmq.handover`. Roles do not travel: the receiver takes its own."""
-        return _receive, (type(self), self._segment, handover.pack(self, self._eventfds or ()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        _close_all(getattr(self, "_eventfds", None))
-
     def __repr__(self) -> str:
         state = "closed" if self._segment.closed else f"{self.capacity} x {self.slot_size} bytes"
         return f"<Ring {self.name or 'unnamed'}, {state}>"
-
-
-def _receive(cls: type[Ring], segment: Segment, packed: tuple[Any, ...]) -> Ring:
-    """Make the handle of a pickled ring in the receiving process."""
-    eventfds = None
-    try:
-        if packed:
-            first, second = handover.unpack(packed)
-            eventfds = (first, second)
-        return cls(segment, eventfds)
-    except BaseException:
-        segment.close()
-        _close_all(eventfds)
-        raise
 
 
 def _checked_size(capacity: int, slot_size: int) -> int:
@@ -307,17 +187,3 @@ def _checked_size(capacity: int, slot_size: int) -> int:
     if capacity * slot_size > 1 << 40:
         raise ValueError(f"{capacity} slots of {slot_size} bytes are more than 1 TiB")
     return _native.ring_bytes(capacity, slot_size)
-
-
-def _new_eventfds() -> tuple[int, int]:
-    first = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    try:
-        return first, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    except BaseException:
-        os.close(first)
-        raise
-
-
-def _close_all(fds: tuple[int, int] | None) -> None:
-    for fd in fds or ():
-        os.close(fd)

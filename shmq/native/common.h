@@ -31,6 +31,11 @@
  * share traffic; 128 is also the line of many AArch64 parts. */
 #define SHMQ_LINE 128
 
+/* A point at which a test can kill the process (tests/shmq/native); nothing otherwise. */
+#ifndef SHMQ_STEP
+#define SHMQ_STEP() ((void)0)
+#endif
+
 /* Results of every call that can fail; values are negative errno where one fits. */
 enum {
     SHMQ_OK = 0,

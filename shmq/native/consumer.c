@@ -27,7 +27,7 @@ static PyObject *slot_bytes(const shmq_end *self, uint64_t i)
 }
 
 /* The next record, or NULL: with an exception set, or without because the ring is empty. */
-static PyObject *pop_once(shmq_end *self)
+static PyObject *pop_once(shmq_end *self, void *Py_UNUSED(unused))
 {
     int64_t ready = ready_for(self, 1);
     if (__builtin_expect(ready > 0, 1)) {
@@ -43,7 +43,7 @@ static PyObject *consumer_try_pop(shmq_end *self, PyObject *Py_UNUSED(unused))
 {
     if (!SHMQ_END_READY(self))
         return shmq_end_refuse(self);
-    PyObject *record = pop_once(self);
+    PyObject *record = pop_once(self, NULL);
     if (record || PyErr_Occurred())
         return record;
     Py_RETURN_NONE;
@@ -56,18 +56,7 @@ static PyObject *consumer_pop(shmq_end *self, PyObject *const *args, Py_ssize_t 
         return NULL;
     if (!SHMQ_END_READY(self))
         return shmq_end_refuse(self);
-    for (;;) {
-        PyObject *record = pop_once(self);
-        if (record || PyErr_Occurred())
-            return record;
-        int rc = shmq_end_wait(self, timeout_ns); /* once is enough: only this end takes records out */
-        if (rc < 0)
-            return NULL;
-        if (rc == 0 && !shmq_end_arm(self)) {
-            PyErr_SetNone(self->state->empty);
-            return NULL;
-        }
-    }
+    return shmq_end_pop(self, timeout_ns, pop_once, NULL);
 }
 
 static PyObject *consumer_pop_many(shmq_end *self, PyObject *arg)
@@ -131,8 +120,10 @@ static PyObject *consumer_peek(shmq_end *self, PyObject *arg)
         return shmq_end_corrupt(self);
     uint64_t n = (uint64_t)(ready < want ? ready : want);
     uint64_t straight = self->consumer.mask + 1 - (self->consumer.head & self->consumer.mask);
+    if (n > straight)
+        n = straight;
     return shmq_end_lend(self, (void *)shmq_consumer_slot(&self->consumer, self->consumer.head),
-                         n < straight ? n : straight);
+                         n * self->consumer.slot_size, n);
 }
 
 static PyObject *consumer_release(shmq_end *self, PyObject *arg)
@@ -145,9 +136,15 @@ static PyObject *consumer_release(shmq_end *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static const shmq_end_kind consumer_kind = {
+    .noun = "ring", .unit = "slots", .damage = "cursor", .role = "consumer", .peer = "producer", .lent = "peeked",
+    .give_back = "release", .find = shmq_ring_end_find, .bind = shmq_ring_end_bind, .ready = shmq_ring_end_ready,
+    .stats = shmq_ring_end_stats,
+};
+
 static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    return shmq_end_new(type, args, kwargs, false);
+    return shmq_end_new(type, args, kwargs, &consumer_kind);
 }
 
 static PyMethodDef consumer_methods[] = {
@@ -171,7 +168,11 @@ static PyMethodDef consumer_methods[] = {
     SHMQ_END_METHODS,
 };
 
-static PyGetSetDef consumer_getset[] = {SHMQ_END_GETSET};
+static PyGetSetDef consumer_getset[] = {
+    {"capacity", (getter)shmq_end_get_capacity, NULL, "Slots in the ring.", NULL},
+    {"slot_size", (getter)shmq_end_get_slot_size, NULL, "Bytes per slot.", NULL},
+    SHMQ_END_GETSET,
+};
 
 static PyType_Slot consumer_slots[] = {
     {Py_tp_doc, "The consuming end of a ring, made by Ring.consumer(). Not for two threads at once."},

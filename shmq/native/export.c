@@ -1,6 +1,7 @@
 /* export.c - see export.h. */
 #include "shmq/native/export.h"
 
+#include "shmq/native/channel.h"
 #include "shmq/native/fifo.h"
 #include "shmq/native/lock.h"
 #include "shmq/native/ring.h"
@@ -55,6 +56,8 @@ SIZEOF(ring, shmq_ring)
 SIZEOF(producer, shmq_producer)
 SIZEOF(consumer, shmq_consumer)
 SIZEOF(cell, shmq_cell)
+SIZEOF(channel, shmq_channel)
+SIZEOF(message, shmq_message)
 SIZEOF(fifo, shmq_fifo)
 SIZEOF(fifo_end, shmq_fifo_end)
 SIZEOF(spinlock, shmq_spinlock)
@@ -226,6 +229,91 @@ int64_t shmq_x_consumer_clear(int64_t c)
 {
     shmq_cell_clear(&AT(shmq_consumer, c)->ring->consumer_cell);
     return 0;
+}
+
+/* ---- channel ---- */
+
+int64_t shmq_x_channel_bytes(int64_t capacity)
+{
+    return capacity > 0 ? (int64_t)shmq_channel_bytes((uint64_t)capacity) : 0;
+}
+
+int64_t shmq_x_channel_init(int64_t at, int64_t capacity)
+{
+    return capacity > 0 ? shmq_channel_init(AT(void, at), (uint64_t)capacity) : SHMQ_INVALID;
+}
+
+int64_t shmq_x_channel_valid(int64_t at, int64_t space)
+{
+    return space > 0 && shmq_channel_valid(AT(void, at), (uint64_t)space);
+}
+
+int64_t shmq_x_channel_producer_bind(int64_t p, int64_t at, int64_t space)
+{
+    return shmq_channel_producer_bind(AT(shmq_producer, p), AT(void, at), (uint64_t)space);
+}
+
+int64_t shmq_x_channel_consumer_bind(int64_t c, int64_t at, int64_t space)
+{
+    return shmq_channel_consumer_bind(AT(shmq_consumer, c), AT(void, at), (uint64_t)space);
+}
+
+int64_t shmq_x_channel_push(int64_t p, int64_t data, int64_t length)
+{
+    return shmq_channel_push(AT(shmq_producer, p), AT(void, data), (uint64_t)length);
+}
+
+int64_t shmq_x_channel_reserve(int64_t p, int64_t ahead, int64_t length, int64_t m)
+{
+    return shmq_channel_reserve(AT(shmq_producer, p), (uint64_t)ahead, (uint64_t)length, AT(shmq_message, m));
+}
+
+int64_t shmq_x_channel_seal(int64_t p, int64_t ahead, int64_t m, int64_t length)
+{
+    return (int64_t)shmq_channel_seal(AT(shmq_producer, p), (uint64_t)ahead, AT(shmq_message, m), (uint64_t)length);
+}
+
+int64_t shmq_x_channel_publish(int64_t p, int64_t span, int64_t messages)
+{
+    shmq_channel_publish(AT(shmq_producer, p), (uint64_t)span, (uint64_t)messages);
+    return 0;
+}
+
+int64_t shmq_x_channel_look(int64_t c, int64_t m)
+{
+    return shmq_channel_look(AT(shmq_consumer, c), AT(shmq_message, m));
+}
+
+int64_t shmq_x_channel_take(int64_t c, int64_t m)
+{
+    shmq_channel_take(AT(shmq_consumer, c), AT(shmq_message, m));
+    return 0;
+}
+
+int64_t shmq_x_channel_release(int64_t c, int64_t span, int64_t messages)
+{
+    shmq_channel_release(AT(shmq_consumer, c), (uint64_t)span, (uint64_t)messages);
+    return 0;
+}
+
+int64_t shmq_x_channel_pop(int64_t c, int64_t to, int64_t room)
+{
+    return shmq_channel_pop(AT(shmq_consumer, c), AT(void, to), (uint64_t)room);
+}
+
+int64_t shmq_x_message_payload(int64_t m)
+{
+    return ADDRESS(AT(shmq_message, m)->payload);
+}
+
+int64_t shmq_x_message_length(int64_t m)
+{
+    return (int64_t)AT(shmq_message, m)->length;
+}
+
+int64_t shmq_x_message_span(int64_t m)
+{
+    return (int64_t)AT(shmq_message, m)->span;
 }
 
 /* ---- byte fifo ---- */

@@ -2,7 +2,8 @@
  *
  * Promise: every argument and result is an int64_t; pointers are passed as their integer value, so
  * that a Numba ExternalFunction or ctypes needs no other type. Each call is a thin wrapper: the contract
- * (who may call it, what it returns) is that of the function of the same name in ring.h, fifo.h, wait.h.
+ * (who may call it, what it returns) is that of the function of the same name in ring.h, channel.h, fifo.h,
+ * wait.h.
  * Nothing is checked that the header does not check: a wrong pointer is a crash, as in C.
  *
  * SHMQ_X_FUNCTIONS is the one list; `shmq._native.symbols` gives each name's address.
@@ -25,6 +26,8 @@
     X(shmq_x_sizeof_producer, (void))                                                                                  \
     X(shmq_x_sizeof_consumer, (void))                                                                                  \
     X(shmq_x_sizeof_cell, (void))                                                                                      \
+    X(shmq_x_sizeof_channel, (void))                                                                                   \
+    X(shmq_x_sizeof_message, (void))                                                                                   \
     X(shmq_x_sizeof_fifo, (void))                                                                                      \
     X(shmq_x_sizeof_fifo_end, (void))                                                                                  \
     X(shmq_x_sizeof_spinlock, (void))                                                                                  \
@@ -63,6 +66,23 @@
     X(shmq_x_consumer_announce, (int64_t c, int64_t how))                                                              \
     X(shmq_x_consumer_sleep, (int64_t c, int64_t timeout_ns))                                                          \
     X(shmq_x_consumer_clear, (int64_t c))                                                                              \
+    /* channel */                                                                                                      \
+    X(shmq_x_channel_bytes, (int64_t capacity))                                                                        \
+    X(shmq_x_channel_init, (int64_t at, int64_t capacity))                                                             \
+    X(shmq_x_channel_valid, (int64_t at, int64_t space))                                                               \
+    X(shmq_x_channel_producer_bind, (int64_t p, int64_t at, int64_t space))                                            \
+    X(shmq_x_channel_consumer_bind, (int64_t c, int64_t at, int64_t space))                                            \
+    X(shmq_x_channel_push, (int64_t p, int64_t data, int64_t length))                                                  \
+    X(shmq_x_channel_reserve, (int64_t p, int64_t ahead, int64_t length, int64_t m))                                   \
+    X(shmq_x_channel_seal, (int64_t p, int64_t ahead, int64_t m, int64_t length))                                      \
+    X(shmq_x_channel_publish, (int64_t p, int64_t span, int64_t messages))                                             \
+    X(shmq_x_channel_look, (int64_t c, int64_t m))                                                                     \
+    X(shmq_x_channel_take, (int64_t c, int64_t m))                                                                     \
+    X(shmq_x_channel_release, (int64_t c, int64_t span, int64_t messages))                                             \
+    X(shmq_x_channel_pop, (int64_t c, int64_t to, int64_t room))                                                       \
+    X(shmq_x_message_payload, (int64_t m))                                                                             \
+    X(shmq_x_message_length, (int64_t m))                                                                              \
+    X(shmq_x_message_span, (int64_t m))                                                                                \
     /* byte fifo */                                                                                                    \
     X(shmq_x_fifo_reset, (int64_t fifo))                                                                               \
     X(shmq_x_fifo_bind, (int64_t e, int64_t fifo, int64_t data, int64_t size))                                         \

@@ -1,6 +1,7 @@
 /* layout.c - what the compiler made of the shared structs, for tests and debuggers. */
 #include "shmq/native/module.h"
 
+#include "shmq/native/channel.h"
 #include "shmq/native/fifo.h"
 #include "shmq/native/mutex.h"
 #include "shmq/native/prwlock.h"
@@ -24,6 +25,7 @@ static const field fields[] = {
     F(ring, magic), F(ring, capacity), F(ring, slot_size), F(ring, slots_at), F(ring, producer), F(ring, consumer), F(ring, flags),
     F(ring, tail), F(ring, head), F(ring, full_hits), F(ring, empty_hits), F(ring, high_water),
     F(ring, consumer_cell), F(ring, producer_cell),
+    F(channel, pushed), F(channel, popped), F(channel, ring),
     F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
     F(spinlock, owner),
     F(mutex, owner), F(mutex, waiters), F(mutex, wake_seq),

@@ -129,8 +129,10 @@ static int module_exec(PyObject *module)
     shmq_state *state = PyModule_GetState(module);
     if (watch_forks() < 0 || import_exceptions(state) < 0 || add_symbols(module) < 0)
         return -1;
-    PyType_Spec *specs[] = {&shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_spinlock_spec,
-                            &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec};
+    PyType_Spec *specs[] = {
+        &shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_channel_producer_spec,
+        &shmq_channel_consumer_spec, &shmq_spinlock_spec, &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec,
+    };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         if (add_type(module, specs[i]) < 0)
             return -1;
@@ -158,6 +160,12 @@ static PyMethodDef module_methods[] = {
      "ring_init(memory, at, capacity, slot_size, flags)\n\nLay out an empty ring in zeroed memory."},
     {"ring_info", shmq_py_ring_info, METH_VARARGS,
      "ring_info(memory, at) -> dict | None: geometry, counters and roles; None if there is no valid ring."},
+    {"channel_bytes", shmq_py_channel_bytes, METH_O,
+     "channel_bytes(capacity) -> int: bytes a channel needs, 0 for an impossible capacity."},
+    {"channel_init", shmq_py_channel_init, METH_VARARGS,
+     "channel_init(memory, at, capacity, flags)\n\nLay out an empty channel in zeroed memory."},
+    {"channel_info", shmq_py_channel_info, METH_VARARGS,
+     "channel_info(memory, at) -> dict | None: counters and roles; None if there is no valid channel."},
     {NULL, NULL, 0, NULL},
 };
 

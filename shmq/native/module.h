@@ -38,7 +38,7 @@ PyObject *shmq_py_pidns(PyObject *module, PyObject *unused);
 PyObject *shmq_py_self_token(PyObject *module, PyObject *unused);
 PyObject *shmq_py_token_alive(PyObject *module, PyObject *arg);
 
-/* end.c, producer.c, consumer.c */
+/* end.c, ring.c, producer.c, consumer.c */
 extern PyType_Spec shmq_lease_spec, shmq_producer_spec, shmq_consumer_spec;
 PyObject *shmq_py_ring_bytes(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_init(PyObject *module, PyObject *args);
@@ -55,6 +55,12 @@ PyObject *shmq_end_apush(PyObject *end, PyObject *record);
     {"apush", shmq_end_apush, METH_O,                                                                                  \
      "await apush(record)\n\nCopy one in when there is room; for asyncio, with wait=\"eventfd\". A cancelled call has "   \
      "copied nothing. PeerDied when it is full and the consumer is dead, RuntimeError when another task waits."}
+
+/* channel.c, channel_producer.c, channel_consumer.c */
+extern PyType_Spec shmq_channel_producer_spec, shmq_channel_consumer_spec;
+PyObject *shmq_py_channel_bytes(PyObject *module, PyObject *arg);
+PyObject *shmq_py_channel_init(PyObject *module, PyObject *args);
+PyObject *shmq_py_channel_info(PyObject *module, PyObject *args);
 
 /* pylock.c */
 extern PyType_Spec shmq_spinlock_spec, shmq_mutex_spec, shmq_rwlock_spec, shmq_prwlock_spec;

@@ -96,24 +96,7 @@ static PyObject *producer_push(shmq_end *self, PyObject *const *args, Py_ssize_t
     int64_t timeout_ns;
     if (!shmq_timeout_argument("push", args, nargs, kwnames, 1, &timeout_ns))
         return NULL;
-    for (;;) {
-        if (!SHMQ_END_READY(self))
-            return shmq_end_refuse(self);
-        int rc = push_once(self, args[0]);
-        if (rc < 0)
-            return NULL;
-        if (rc)
-            Py_RETURN_NONE;
-        if (!SHMQ_END_READY(self))
-            return shmq_end_refuse(self);
-        rc = shmq_end_wait(self, timeout_ns); /* once is enough: only this end makes room disappear */
-        if (rc < 0)
-            return NULL;
-        if (rc == 0 && !shmq_end_arm(self)) {
-            PyErr_SetNone(self->state->full);
-            return NULL;
-        }
-    }
+    return shmq_end_push(self, args[0], timeout_ns, push_once);
 }
 
 /* Copy the first n records of a sequence into free slots; false: error set. */
@@ -190,7 +173,9 @@ static PyObject *producer_reserve(shmq_end *self, PyObject *arg)
         return shmq_end_corrupt(self);
     uint64_t n = (uint64_t)(room < want ? room : want);
     uint64_t straight = self->producer.mask + 1 - (self->producer.tail & self->producer.mask);
-    return shmq_end_lend(self, shmq_producer_slot(&self->producer, 0), n < straight ? n : straight);
+    if (n > straight)
+        n = straight;
+    return shmq_end_lend(self, shmq_producer_slot(&self->producer, 0), n * self->producer.slot_size, n);
 }
 
 static PyObject *producer_commit(shmq_end *self, PyObject *arg)
@@ -203,9 +188,15 @@ static PyObject *producer_commit(shmq_end *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static const shmq_end_kind producer_kind = {
+    .noun = "ring", .unit = "slots", .damage = "cursor", .role = "producer", .peer = "consumer", .lent = "reserved",
+    .give_back = "commit", .is_producer = true, .find = shmq_ring_end_find, .bind = shmq_ring_end_bind,
+    .ready = shmq_ring_end_ready, .stats = shmq_ring_end_stats,
+};
+
 static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    return shmq_end_new(type, args, kwargs, true);
+    return shmq_end_new(type, args, kwargs, &producer_kind);
 }
 
 static PyMethodDef producer_methods[] = {
@@ -230,7 +221,11 @@ static PyMethodDef producer_methods[] = {
     SHMQ_END_METHODS,
 };
 
-static PyGetSetDef producer_getset[] = {SHMQ_END_GETSET};
+static PyGetSetDef producer_getset[] = {
+    {"capacity", (getter)shmq_end_get_capacity, NULL, "Slots in the ring.", NULL},
+    {"slot_size", (getter)shmq_end_get_slot_size, NULL, "Bytes per slot.", NULL},
+    SHMQ_END_GETSET,
+};
 
 static PyType_Slot producer_slots[] = {
     {Py_tp_doc, "The producing end of a ring, made by Ring.producer(). Not for two threads at once."},
