@@ -142,9 +142,9 @@ int64_t vcl_send(vcl_worker *w, vcl_session *s, const void *buf, uint64_t n, int
         /* Told now when all is in, or when there is no room for the rest, which only the core can make. */
         if ((put < n || !(flags & VCL_SEND_MORE)) && shmq_fifo_set_event(&s->tx)) {
             int rc = vcl_push(w, SC_EV_TX, s->session, s->generation, 0);
-            if (rc < 0) { /* the bytes are in: the next send, or the next event, tells of them */
+            if (rc < 0) { /* a core that stands still: the bytes are in, the next send tells of them */
                 atomic_store_explicit(&s->tx.fifo->event, 0, memory_order_seq_cst);
-                if (!put)
+                if (!put || rc != -EAGAIN)
                     return rc;
                 break;
             }
