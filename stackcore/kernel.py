@@ -82,7 +82,7 @@ def cache_dir() -> Path:
     global _cache_dir
     if _cache_dir is None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stackcore"
-        folder = base / (_key() if JIT else f"interpreted-{os.getpid()}")
+        folder = base / (_key() if JIT else "interpreted")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         stat = folder.stat()
         if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
