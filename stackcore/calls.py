@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -187,16 +188,14 @@ class Stack:
         return np.array([tx, ring, epoll, listener], "i8")
 
 
-def _accept_one(vcl: Any, listener: int) -> tuple[int, int]:
-    """(epoll set, fd) of this worker's first session; the others are accepted and left alone."""
-    epoll = vcl.epoll_create()
-    vcl.epoll_ctl(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, listener)
+def _accept_one(vcl: Any, epoll: int, listener: int) -> int:
+    """The fd of this worker's first session."""
     while True:
         for fd, _ in vcl.epoll_wait(epoll, 4, 5000) or _nobody():
             if fd == listener:
                 accepted: int = vcl.accept(listener)
                 vcl.epoll_ctl(epoll, EPOLL_CTL_ADD, accepted, EPOLLIN | EPOLLET, accepted)
-                return epoll, accepted
+                return accepted
 
 
 def _nobody() -> list[tuple[int, int]]:
@@ -276,6 +275,10 @@ def measure(listener: str, futex: bool, processes: int, seconds: float) -> dict[
             children.append(pid)
         try:
             results = _conduct(stack, master, pipes, processes)
+        except BaseException:
+            for pid in children:  # they may wait for a word that will not come
+                os.kill(pid, signal.SIGKILL)
+            raise
         finally:
             for pid in children:
                 os.waitpid(pid, 0)
@@ -293,9 +296,11 @@ def _child(
     try:
         os.sched_setaffinity(0, {cpu})
         vcl.child(index, -1)
+        epoll = vcl.epoll_create()
+        vcl.epoll_ctl(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, listener)
         os.write(ready, b"r")
         os.read(go, 1)
-        epoll, fd = _accept_one(vcl, listener)
+        fd = _accept_one(vcl, epoll, listener)
         _silence(vcl, epoll, fd, listener)
         os.write(ready, b"r")
         session = os.read(go, 64).split()
@@ -317,15 +322,19 @@ def _conduct(stack: Stack, master: Any, pipes: list[tuple[int, int]], processes:
             if os.read(pipes[3 * i][0], 1) != b"r":
                 raise launch.LaunchError(json.loads(os.read(pipes[3 * i + 2][0], 65536))["error"])
 
-    def set_up() -> None:
+    def listening() -> None:
         all_ready()
         master.parent()
-        stack.core.cfg[0]["phase"] = abi.PHASE_WARMUP  # the clients connect
+
+    def connected() -> None:
         for i in range(processes):
             os.write(pipes[3 * i + 1][1], b"g")
         all_ready()
 
-    stack.running(set_up)
+    stack.running(listening)
+    dispatch(stack.core, 0)  # the last word of each child is heard: all of them poll
+    stack.core.cfg[0]["phase"] = abi.PHASE_WARMUP
+    stack.running(connected)
     results = []
     for i in range(processes):
         aux = stack.aux(i + 1, 0, 0)

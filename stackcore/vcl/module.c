@@ -15,7 +15,7 @@ typedef struct {
     vcl_worker worker;
     Py_buffer segment; /* keeps the mapping alive */
     bool attached;
-    int waiting; /* epoll_waits that are running: the GIL is free, or a signal handler runs, in them */
+    bool busy; /* a call runs that has let go of the GIL, or in which signal handlers run */
 } WorkerObject;
 
 static PyObject *fail(int64_t rc)
@@ -45,6 +45,23 @@ static vcl_worker *use(PyObject *self)
         return NULL;
     }
     return &o->worker;
+}
+
+/* Before a call that lets go of the GIL: false with RuntimeError set when another one runs. */
+static bool claim(PyObject *self)
+{
+    WorkerObject *o = (WorkerObject *)self;
+    if (o->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "a call of this worker is running: a worker belongs to one thread at a time");
+        return false;
+    }
+    o->busy = true;
+    return true;
+}
+
+static void unclaim(PyObject *self)
+{
+    ((WorkerObject *)self)->busy = false;
 }
 
 static int wait_kind(const char *name)
@@ -94,8 +111,8 @@ static int worker_init(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *worker_detach(PyObject *self, PyObject *Py_UNUSED(none))
 {
     WorkerObject *o = (WorkerObject *)self;
-    if (o->waiting)
-        return PyErr_Format(PyExc_RuntimeError, "epoll_wait is running: detach when it has returned");
+    if (o->busy)
+        return PyErr_Format(PyExc_RuntimeError, "a call of this worker is running: detach when it has returned");
     if (o->attached) {
         vcl_detach(&o->worker);
         o->attached = false;
@@ -116,15 +133,27 @@ static PyObject *worker_child(PyObject *self, PyObject *args)
 {
     vcl_worker *w = use(self);
     int index, fd;
-    if (!w || !PyArg_ParseTuple(args, "ii", &index, &fd))
+    if (!w || !PyArg_ParseTuple(args, "ii", &index, &fd) || !claim(self))
         return NULL;
-    return none_or_fail(vcl_child(w, index, fd));
+    int rc;
+    Py_BEGIN_ALLOW_THREADS
+    rc = vcl_child(w, index, fd);
+    Py_END_ALLOW_THREADS
+    unclaim(self);
+    return none_or_fail(rc);
 }
 
 static PyObject *worker_parent(PyObject *self, PyObject *Py_UNUSED(none))
 {
     vcl_worker *w = use(self);
-    return w ? none_or_fail(vcl_parent(w)) : NULL;
+    if (!w || !claim(self))
+        return NULL;
+    int rc;
+    Py_BEGIN_ALLOW_THREADS
+    rc = vcl_parent(w);
+    Py_END_ALLOW_THREADS
+    unclaim(self);
+    return none_or_fail(rc);
 }
 
 static PyObject *worker_set_wait(PyObject *self, PyObject *args)
@@ -184,9 +213,31 @@ static int PyLong_AsInt_(PyObject *arg)
     return (int)n;
 }
 
-INT_METHOD(worker_listen, vls_listen)
 INT_METHOD(worker_accept, vls_accept)
-INT_METHOD(worker_close, vls_close)
+
+/* listen and close can wait for the core's answer, perhaps from a core in another thread of this process. */
+static PyObject *waiting_call(PyObject *self, PyObject *arg, int (*call)(vcl_worker *, int))
+{
+    vcl_worker *w = use(self);
+    int n = w ? PyLong_AsInt_(arg) : -1, rc;
+    if (!w || (n == -1 && PyErr_Occurred()) || !claim(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    rc = call(w, n);
+    Py_END_ALLOW_THREADS
+    unclaim(self);
+    return number_or_fail(rc);
+}
+
+static PyObject *worker_listen(PyObject *self, PyObject *arg)
+{
+    return waiting_call(self, arg, vls_listen);
+}
+
+static PyObject *worker_close(PyObject *self, PyObject *arg)
+{
+    return waiting_call(self, arg, vls_close);
+}
 
 static PyObject *worker_epoll_create(PyObject *self, PyObject *Py_UNUSED(none))
 {
@@ -234,14 +285,12 @@ static PyObject *worker_epoll_wait(PyObject *self, PyObject *args)
     sc_epoll_event *out = PyMem_New(sc_epoll_event, max);
     if (!out)
         return PyErr_NoMemory();
-    WorkerObject *o = (WorkerObject *)self;
-    if (o->waiting) {
+    if (!claim(self)) {
         PyMem_Free(out);
-        return PyErr_Format(PyExc_RuntimeError, "epoll_wait is running already: a worker belongs to one thread");
+        return NULL;
     }
-    o->waiting++;
     int n = wait_in_slices(w, ep, out, max, timeout_ms);
-    o->waiting--;
+    unclaim(self);
     PyObject *list = n < 0 ? (PyErr_Occurred() ? NULL : fail(n)) : PyList_New(n);
     for (int i = 0; list && i < n; i++) {
         PyObject *pair = Py_BuildValue("(iI)", out[i].fd, (unsigned)out[i].events);
