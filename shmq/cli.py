@@ -1,7 +1,7 @@
-"""`shmq ls`, `shmq stat NAME`, `shmq gc`: look at named segments, and remove what dead processes left.
+"""`shmq ls`, `shmq stat NAME`, `shmq gc`: look at named segments, and remove what dead processes left. `shmq bench`: time it.
 
-Works on every shmq segment of this user, whichever program made it. With --json one JSON value is printed and nothing
-else. Exit status 0, or 1 with one sentence on stderr.
+The first three work on every shmq segment of this user, whichever program made it. With --json one JSON value is printed and
+nothing else. Exit status 0, or 1 with one sentence on stderr.
 """
 
 from __future__ import annotations
@@ -79,6 +79,51 @@ def gc_command(dry_run: bool, as_json: bool) -> None:
         click.echo(f"{'would remove' if dry_run else 'removed'} {info.name} ({info.size} bytes, made by {info.pid})")
     if not removed:
         click.echo("nothing to remove")
+
+
+@main.command("bench")
+@click.option("--size", type=click.IntRange(min=16, max=1 << 20), default=32, show_default=True, help="Bytes of a message.")
+@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=0.2, show_default=True, help="Time for each row.")
+@_JSON
+def bench_command(size: int, seconds: float, as_json: bool) -> None:
+    """Measure rings and channels between two processes on this machine.
+
+    The processes are pinned to two CPUs, and every message is checked. Takes about ten times --seconds.
+    """
+    from shmq import benchmark, measure
+
+    rows = []
+    try:
+        for row in benchmark.run(size, seconds):
+            rows.append(row)
+    except (measure.MeasureError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_benchmark(rows)
+
+
+def _print_benchmark(rows: list[dict[str, Any]]) -> None:
+    from shmq.measure import KINDS
+
+    table = Table(box=None)
+    for title in ("what", "of", "messages/s", "p50 us", "p99 us", "CPU"):
+        table.add_column(title, justify="left" if title in ("what", "of") else "right")
+    for row in rows:
+        table.add_row(f"{row['link']}, {row['kind']}", KINDS[row["kind"]], *_benchmark_figures(row))
+    Console().print(table)
+    first, second = rows[0]["cpus"]
+    where = f"CPUs {first} and {second}" if first != second else f"CPU {first} alone, which both processes share"
+    click.echo(f"{rows[0]['size']} bytes a message, {rows[0]['batch']} messages a batch, on {where}; all arrived in order")
+
+
+def _benchmark_figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    if row["kind"] == "idle":
+        return "", "", "", f"{100 * row['cpu_share']:.2f} %"
+    if "p50_ns" in row:
+        return "", f"{row['p50_ns'] / 1000:.2f}", f"{row['p99_ns'] / 1000:.2f}", ""
+    return f"{1e9 / row['ns']:,.0f}", "", "", ""
 
 
 def _contents(info: SegmentInfo) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from bench.suites.calls import CallsSuite
 from bench.suites.events import EventsSuite
 from bench.suites.floor import FloorSuite
 from bench.suites.listener import ListenerSuite
+from bench.suites.peers import PeersSuite
 
-_SUITES: dict[str, Suite] = {suite.name: suite for suite in (FloorSuite(), ListenerSuite(), EventsSuite(), CallsSuite())}
+_SUITES: dict[str, Suite] = {
+    suite.name: suite for suite in (FloorSuite(), ListenerSuite(), EventsSuite(), CallsSuite(), PeersSuite())
+}
 
 
 def suite_names() -> list[str]:

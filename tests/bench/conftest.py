@@ -16,7 +16,7 @@ def flag(argv: Sequence[str], name: str, default: str = "") -> str:
 
 
 class FakeRunner:
-    """Answers `stackcore run`, `stackcore.calls` and `shmq-ref` with plausible objects and remembers what was asked.
+    """Answers `stackcore run`, `stackcore.calls`, `bench.peers.run` and `shmq-ref` plausibly and remembers what was asked.
 
     Rates are fixed per mode: duplicated is 1.25 times as fast as shared-rwlock, with a little noise from a counter.
     `override` may answer first; it returns None for what it leaves to the stand-in.
@@ -49,9 +49,19 @@ class FakeRunner:
             noise = 1 + 0.01 * (len(self.commands) % 5)
             processes = int(flag(argv, "--processes"))
             return 0, {"ns_per_call": {"recv": 50 * slow * noise, "epoll_wait": 80 * slow * noise}, "processes": processes}
+        if "bench.peers.run" in argv:
+            return self._peer(argv)
         if "fanout" in argv:
             return self._fanout(argv)
         return self._http(argv)
+
+    def _peer(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
+        """Every peer takes as many microseconds for a message as its name has letters."""
+        peer, kind = argv[argv.index("bench.peers.run") + 1], flag(argv, "--kind")
+        ns = 1000.0 * len(peer) * (1 + 0.01 * (len(self.commands) % 5))
+        errors = {"lost": 0, "duplicate": 0, "misplaced": 0, "corrupt": 0}
+        figures = {"p50_ns": ns, "p99_ns": 3 * ns, "cpu_share": 0.001, "operations": 1000, "ns": ns, "errors": errors}
+        return 0, {"peer": peer, "kind": kind, **figures}
 
     def _http(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
         listener, workers = flag(argv, "--listener"), int(flag(argv, "--workers"))

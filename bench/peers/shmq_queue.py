@@ -1,0 +1,23 @@
+"""shmq.Queue: Python objects, many producers and consumers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import shmq
+from bench.peers.base import Adapter
+from bench.peers.object_queue import QueueLink
+from shmq.measure import slots
+
+
+class ShmqQueueAdapter(Adapter):
+    name = "shmq.Queue"
+    role = "shmq"
+    kinds = frozenset({"single", "busy", "blocking", "idle"})
+
+    def link(self, size: int, kind: str) -> QueueLink:
+        library: Any = shmq
+        return QueueLink(library.Queue(slots(size)))
+
+    def missing(self) -> str | None:
+        return None if hasattr(shmq, "Queue") else "this version of shmq has no Queue"
