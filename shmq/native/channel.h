@@ -96,8 +96,10 @@ static inline int shmq_channel_producer_bind(shmq_producer *p, void *at, uint64_
     if (!shmq_channel_valid(at, space))
         return SHMQ_CORRUPT;
     int rc = shmq_producer_bind(p, &((shmq_channel *)at)->ring, space - offsetof(shmq_channel, ring));
+    if (rc != SHMQ_OK)
+        return rc;
     bool sane = p->slot_size == 1 && p->mask >= SHMQ_CHANNEL_MIN - 1 && p->mask < SHMQ_CHANNEL_MAX && p->tail % 8 == 0;
-    return rc == SHMQ_OK && !sane ? SHMQ_CORRUPT : rc; /* C3; the geometry may have changed since it was checked */
+    return sane ? SHMQ_OK : SHMQ_CORRUPT; /* C3; the geometry may have changed since it was checked */
 }
 
 static inline int shmq_channel_consumer_bind(shmq_consumer *c, void *at, uint64_t space)
@@ -105,8 +107,10 @@ static inline int shmq_channel_consumer_bind(shmq_consumer *c, void *at, uint64_
     if (!shmq_channel_valid(at, space))
         return SHMQ_CORRUPT;
     int rc = shmq_consumer_bind(c, &((shmq_channel *)at)->ring, space - offsetof(shmq_channel, ring));
+    if (rc != SHMQ_OK)
+        return rc;
     bool sane = c->slot_size == 1 && c->mask >= SHMQ_CHANNEL_MIN - 1 && c->mask < SHMQ_CHANNEL_MAX && c->head % 8 == 0;
-    return rc == SHMQ_OK && !sane ? SHMQ_CORRUPT : rc; /* C3 */
+    return sane ? SHMQ_OK : SHMQ_CORRUPT; /* C3 */
 }
 
 /* Bytes of the longest message of a channel whose positions are masked with `mask`. */

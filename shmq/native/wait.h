@@ -89,6 +89,7 @@ static inline bool shmq_cell_wake(shmq_cell *c, int efd)
     if (parked == SHMQ_PARKED_EVENTFD && efd < 0)
         return false; /* out of reach from here: left to a waker that has the descriptor */
     uint32_t was = atomic_exchange_explicit(&c->parked, SHMQ_AWAKE, memory_order_relaxed);
+    SHMQ_STEP(); /* a waker that dies here wakes nobody: that is why no sleep lasts longer than a slice */
     if (was == SHMQ_PARKED_FUTEX) {
         shmq_futex(&c->parked, FUTEX_WAKE, 1, NULL);
     } else if (was == SHMQ_PARKED_EVENTFD && efd >= 0) {
@@ -126,7 +127,9 @@ static inline int shmq_cell_wait(shmq_cell *c, shmq_wait_policy policy, int64_t 
             return now >= deadline_ns ? SHMQ_TIMEOUT : SHMQ_INTERRUPTED;
     }
     shmq_cell_announce(c, SHMQ_PARKED_FUTEX);
+    SHMQ_STEP();
     int rc = ready(arg) ? SHMQ_OK : shmq_cell_sleep(c, stop - shmq_now_ns());
+    SHMQ_STEP();
     shmq_cell_clear(c);
     if (ready(arg))
         return SHMQ_OK;

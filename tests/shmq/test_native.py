@@ -51,7 +51,15 @@ def supports(flag: str, out: Path) -> bool:
     return subprocess.run([str(COMPILER), flag, str(source), "-o", str(out / "probe")], capture_output=True).returncode == 0
 
 
-AMOUNTS = {"ring_stress": 40_000, "fifo_stress": 100_000, "lock_stress": 20_000, "hostile": 3_000}
+AMOUNTS = {
+    "ring_stress": 40_000,
+    "channel_stress": 10_000,
+    "fifo_stress": 100_000,
+    "lock_stress": 20_000,
+    "hostile": 3_000,
+    "channel_hostile": 10_000,
+    "kill_steps": 200,
+}
 
 
 @needs_compiler
@@ -61,7 +69,7 @@ def test_plain(source: str, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("source", ["ring_stress", "fifo_stress", "lock_stress"])
+@pytest.mark.parametrize("source", ["ring_stress", "channel_stress", "fifo_stress", "lock_stress"])
 def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=thread", tmp_path):
         pytest.skip("this compiler has no ThreadSanitizer")
@@ -79,7 +87,14 @@ def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) 
 
 
 @needs_compiler
-def test_thread_sanitizer_would_find_a_missing_release(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_thousand_deaths_at_every_step(tmp_path: Path) -> None:
+    run(build("kill_steps", ["-O2"], tmp_path), 1000)
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", ["ring_stress", "channel_stress"])
+def test_thread_sanitizer_would_find_a_missing_release(source: str, tmp_path: Path) -> None:
     """The check of the checker: with publish weakened to relaxed, the very same test must fail."""
     if not supports("-fsanitize=thread", tmp_path):
         pytest.skip("this compiler has no ThreadSanitizer")
@@ -89,7 +104,7 @@ def test_thread_sanitizer_would_find_a_missing_release(tmp_path: Path) -> None:
     broken = text.replace("&p->ring->tail, p->tail, memory_order_release", "&p->ring->tail, p->tail, memory_order_relaxed")
     assert broken != text
     (mutant / "ring.h").write_text(broken)
-    program = build("ring_stress", [f"-I{tmp_path}", "-O1", "-fsanitize=thread"], tmp_path)
+    program = build(source, [f"-I{tmp_path}", "-O1", "-fsanitize=thread"], tmp_path)
     with pytest.raises(AssertionError, match="data race"):
         run(program, 2_000, fixed_addresses=True)
 
