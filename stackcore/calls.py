@@ -41,20 +41,9 @@ SETUP_NS = 20_000_000_000
 CALLS = ("recv (nothing there)", "send + recv 64 B", "epoll_ctl (modify)", "epoll_wait (nothing there)", "accept (nothing there)")
 
 
-# ---- what is timed: a kernel each, (worker, fd, aux, buffer, until) -> (calls, ns) ----
+# ---- what is timed ----
 
-
-@kernel
-def time_recv(w, fd, aux, buffer, until):
-    start = now_ns()
-    calls = 0
-    while True:
-        for _ in range(BATCH):
-            vls.recv(w, fd, buffer, MESSAGE)
-        calls += BATCH
-        now = now_ns()
-        if now >= until:
-            return calls, now - start
+RECV, SEND, EPOLL_CTL, EPOLL_WAIT, ACCEPT, CORE_PART = range(6)
 
 
 @kernel
@@ -69,74 +58,35 @@ def take_back(aux):
 
 
 @kernel
-def time_send(w, fd, aux, buffer, until):
-    """One send and one recv that finds nothing, and the core's part."""
-    start = now_ns()
-    calls = 0
-    while True:
-        for _ in range(BATCH):
-            vls.send(w, fd, buffer, MESSAGE, 0)
-            vls.recv(w, fd, buffer, MESSAGE)
-            take_back(aux)
-        calls += BATCH
-        now = now_ns()
-        if now >= until:
-            return calls, now - start
+def call_once(kind, w, fd, aux, buffer):
+    if kind == RECV:
+        vls.recv(w, fd, buffer, MESSAGE)
+    elif kind == SEND:
+        vls.send(w, fd, buffer, MESSAGE, 0)
+        vls.recv(w, fd, buffer, MESSAGE)
+        take_back(aux)
+    elif kind == EPOLL_CTL:
+        vls.epoll_ctl(w, aux[2], EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLET, fd)
+    elif kind == EPOLL_WAIT:
+        vls.epoll_wait(w, aux[2], buffer, 4, 0)
+    elif kind == ACCEPT:
+        vls.accept(w, aux[3])
+    else:
+        take_back(aux)
 
 
 @kernel
-def time_core_part(w, fd, aux, buffer, until):
+def time_calls(kind, w, fd, aux, buffer, until):
+    """(calls, ns) of one kind of call, in batches, until the monotonic time ``until``."""
     start = now_ns()
     calls = 0
     while True:
         for _ in range(BATCH):
-            take_back(aux)
+            call_once(kind, w, fd, aux, buffer)
         calls += BATCH
         now = now_ns()
         if now >= until:
             return calls, now - start
-
-
-@kernel
-def time_epoll_ctl(w, fd, aux, buffer, until):
-    start = now_ns()
-    calls = 0
-    while True:
-        for _ in range(BATCH):
-            vls.epoll_ctl(w, aux[2], EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLET, fd)
-        calls += BATCH
-        now = now_ns()
-        if now >= until:
-            return calls, now - start
-
-
-@kernel
-def time_epoll_wait(w, fd, aux, buffer, until):
-    start = now_ns()
-    calls = 0
-    while True:
-        for _ in range(BATCH):
-            vls.epoll_wait(w, aux[2], buffer, 4, 0)
-        calls += BATCH
-        now = now_ns()
-        if now >= until:
-            return calls, now - start
-
-
-@kernel
-def time_accept(w, fd, aux, buffer, until):
-    start = now_ns()
-    calls = 0
-    while True:
-        for _ in range(BATCH):
-            vls.accept(w, aux[3])
-        calls += BATCH
-        now = now_ns()
-        if now >= until:
-            return calls, now - start
-
-
-TIMERS = dict(zip(CALLS, (time_recv, time_send, time_epoll_ctl, time_epoll_wait, time_accept), strict=True))
 
 
 # ---- setting up ----
@@ -228,13 +178,13 @@ def _measure(vcl: Any, fd: int, aux: np.ndarray[Any, Any], seconds: float) -> di
     found = {}
     slice_ns = int(seconds * 1e9)
     start = (time.monotonic_ns() // (4 * slice_ns) + 1) * 4 * slice_ns
-    for name, timer in TIMERS.items():
+    for kind, name in enumerate(CALLS):
         _until(start)
-        calls, ns = timer(vcl.handle, fd, aux, buffer.ctypes.data, start + slice_ns)
+        calls, ns = time_calls(kind, vcl.handle, fd, aux, buffer.ctypes.data, start + slice_ns)
         found[name] = ns / calls
         start += 2 * slice_ns
-    calls, ns = time_core_part(vcl.handle, fd, aux, buffer.ctypes.data, time.monotonic_ns() + slice_ns // 4)
-    found[CALLS[1]] = max(0.0, found[CALLS[1]] - ns / calls)
+    calls, ns = time_calls(CORE_PART, vcl.handle, fd, aux, buffer.ctypes.data, time.monotonic_ns() + slice_ns // 4)
+    found[CALLS[SEND]] = max(0.0, found[CALLS[SEND]] - ns / calls)
     return found
 
 
@@ -245,9 +195,7 @@ def _until(moment_ns: int) -> None:
 
 
 def _compile(vcl: Any) -> None:
-    aux = np.zeros(4, "i8")
-    for timer in (time_recv, time_epoll_ctl, time_epoll_wait, time_accept):
-        timer(vcl.handle, 1 << 20, aux, 0, 0)
+    time_calls(RECV, vcl.handle, 1 << 20, np.zeros(4, "i8"), 0, 0)
 
 
 def measure(listener: str, futex: bool, processes: int, seconds: float) -> dict[str, float]:
