@@ -13,7 +13,7 @@ from typing import Any
 import shmq
 from shmq.measure import KINDS, MeasureError, Receiver, Sender, batch_size, measure, slots
 
-__all__ = ["ChannelLink", "RingLink", "links", "run"]
+__all__ = ["LINKS", "ChannelLink", "RingLink", "run"]
 
 
 class RingLink:
@@ -27,8 +27,8 @@ class RingLink:
     def sender(self) -> Sender:
         end = self._ring.producer()
         return Sender(
-            end.try_push, send_batch=end.push_many, send_array=end.push_array, lend=_lending(end.reserve, end.commit, 1),
-            publish=_finishing(end.commit, 1), close=end.close,
+            end.try_push, send_batch=end.push_many, send_array=end.push_array, lend=_lending(end.reserve, end.commit),
+            publish=functools.partial(end.commit, 1), close=end.close,
         )  # fmt: skip
 
     def receiver(self) -> Receiver:
@@ -40,7 +40,7 @@ class RingLink:
 
         return Receiver(
             end.try_pop, wait=end.pop, receive_batch=end.pop_many, receive_array=fill,
-            borrow=_lending(end.peek, end.release, 1), give_back=_finishing(end.release, 1), close=end.close,
+            borrow=_lending(end.peek, end.release), give_back=functools.partial(end.release, 1), close=end.close,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -54,32 +54,31 @@ class ChannelLink:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        library: Any = shmq
-        self._channel = library.Channel.create(slots(size) << (size + 7).bit_length())
+        self._channel = shmq.Channel.create(slots(size) << (size + 7).bit_length())
 
     def sender(self) -> Sender:
         end = self._channel.producer()
         return Sender(
-            end.try_push, send_batch=end.push_many, lend=_lending(end.reserve, end.commit, self._size),
-            publish=_finishing(end.commit, self._size), close=end.close,
+            end.try_push, send_batch=end.push_many, lend=functools.partial(end.reserve, self._size),
+            publish=functools.partial(end.commit, self._size), close=end.close,
         )  # fmt: skip
 
     def receiver(self) -> Receiver:
         end = self._channel.consumer()
         return Receiver(
-            end.try_pop, wait=end.pop, receive_batch=end.pop_many, borrow=_lending(end.peek, end.release, 1),
-            give_back=_finishing(end.release, 1), close=end.close,
+            end.try_pop, wait=end.pop, receive_batch=end.pop_many, borrow=end.peek,
+            give_back=functools.partial(end.release, 1), close=end.close,
         )  # fmt: skip
 
     def close(self) -> None:
         self._channel.close()
 
 
-def _lending(take: Callable[[int], memoryview], back: Callable[[int], object], n: int) -> Callable[[], memoryview | None]:
-    """Make `reserve` or `peek` say None when there is nothing: the empty view has to be taken back at once."""
+def _lending(take: Callable[[int], memoryview], back: Callable[[int], object]) -> Callable[[], memoryview | None]:
+    """Make a ring's `reserve` or `peek` say None when there is nothing: the empty view has to be taken back at once."""
 
     def lend() -> memoryview | None:
-        view = take(n)
+        view = take(1)
         if view:
             return view
         back(0)
@@ -88,16 +87,7 @@ def _lending(take: Callable[[int], memoryview], back: Callable[[int], object], n
     return lend
 
 
-def _finishing(call: Callable[[int], object], n: int) -> Callable[[], object]:
-    return lambda: call(n)
-
-
-def links() -> dict[str, type[RingLink] | type[ChannelLink]]:
-    """Return the kinds of link that this version has, by name."""
-    found: dict[str, type[RingLink] | type[ChannelLink]] = {"Ring": RingLink}
-    if hasattr(shmq, "Channel"):
-        found["Channel"] = ChannelLink
-    return found
+LINKS: dict[str, type[RingLink] | type[ChannelLink]] = {"Ring": RingLink, "Channel": ChannelLink}
 
 
 def run(size: int, seconds: float) -> Iterator[dict[str, Any]]:
@@ -106,7 +96,7 @@ def run(size: int, seconds: float) -> Iterator[dict[str, Any]]:
     A row is what `shmq.measure.measure` returns, and `link`. Raises MeasureError when one fails or a message was wrong.
     """
     for kind in KINDS:
-        for name, link in links().items():
+        for name, link in LINKS.items():
             if kind not in link.kinds:
                 continue
             row = {"link": name, **measure(functools.partial(link, size), kind, size, seconds)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shmq
 from bench.peers.base import Adapter
 from shmq.benchmark import ChannelLink
 
@@ -14,6 +13,3 @@ class ShmqChannelAdapter(Adapter):
 
     def link(self, size: int, kind: str) -> ChannelLink:
         return ChannelLink(size)
-
-    def missing(self) -> str | None:
-        return None if hasattr(shmq, "Channel") else "this version of shmq has no Channel"
