@@ -163,9 +163,9 @@ def says_close(box, start, end):
             if box[stop - 1] == 48:  # HTTP/1.0
                 return True
             first = False
-        elif stop - line >= 17 and (box[line] | 32) == 99 and (box[line + 9] | 32) == 110 and box[line + 10] == 58:
+        elif stop - line >= 16 and (box[line] | 32) == 99 and (box[line + 9] | 32) == 110 and box[line + 10] == 58:
             at = line + 11  # "connection:" by length, first and last letter
-            while box[at] == 32:
+            while box[at] == 32 or box[at] == 9:
                 at += 1
             if (box[at] | 32) == 99:  # "close"
                 return True

@@ -60,6 +60,7 @@ class Server:
             alive = not events & _GONE
             if alive and connection.unsent:
                 self.flush(connection)
+                alive = bool(connection.unsent) or connection.http.our_state is not h11.MUST_CLOSE
             if alive and not connection.unsent:
                 alive = self.read(connection)
         except (ConnectionError, h11.RemoteProtocolError):
@@ -74,6 +75,8 @@ class Server:
 
     def read(self, connection: Connection) -> bool:
         """Answer what has come; False when the connection is over."""
+        if not self.answer(connection):  # requests that came while a reply was stuck
+            return False
         while not connection.unsent:
             try:
                 data = self.vcl.recv(connection.fd, 4096)
@@ -99,7 +102,7 @@ class Server:
             elif isinstance(event, h11.EndOfMessage) and http.our_state is h11.DONE:
                 http.start_next_cycle()
             if http.our_state is h11.MUST_CLOSE:
-                return False
+                return bool(connection.unsent)  # the rest of the last reply goes out first
         return True
 
     def reply(self, connection: Connection, target: bytes) -> None:
