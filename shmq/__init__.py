@@ -17,6 +17,7 @@ except ImportError as error:
 from shmq.channel import Channel
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
 from shmq.lock import FutexRwLock, Mutex, PthreadRwLock, SpinLock, SpinRwLock
+from shmq.queue import Queue
 from shmq.ring import Ring
 from shmq.segment import Segment
 
@@ -28,6 +29,7 @@ __all__ = [
     "OwnerDied",
     "PeerDied",
     "PthreadRwLock",
+    "Queue",
     "Ring",
     "RoleTaken",
     "Segment",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from shmq import _native
 from shmq.errors import ShmqError
+from shmq.queue import Queue
 from shmq.segment import Segment, SegmentInfo, collect, list_segments
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -128,6 +129,9 @@ def _benchmark_figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 def _contents(info: SegmentInfo) -> dict[str, Any]:
     """Return what is known about the payload; raises as Segment.attach."""
+    if info.kind == "queue":  # its file may be longer than its segment
+        with Queue.attach(info.name) as queue:
+            return queue.stats()
     with Segment.attach(info.name, info.kind, info.abi) as segment:
         if info.kind != "ring":
             return {}

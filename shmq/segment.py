@@ -106,6 +106,8 @@ class Segment:
     manager it closes itself.
     """
 
+    _GROWS = False  # True in subclasses whose file may be longer than what is mapped of it
+
     def __init__(self, mapping: _native.Mapping, name: str | None) -> None:
         self._mapping = mapping
         self._name = name
@@ -176,7 +178,7 @@ class Segment:
             _hold(fd)
             if name is not None and os.fstat(fd).st_nlink == 0:
                 raise FileNotFoundError(errno.ENOENT, "the shared segment has just been removed", name)
-            mapping = _native.Mapping(fd, status.st_size)
+            mapping = _native.Mapping(fd, cls._mapped_size(fd, status.st_size))
         except BaseException:
             os.close(fd)
             raise
@@ -186,6 +188,14 @@ class Segment:
             segment.close()
             raise CorruptSegment(f"{what}: {reason}")
         return segment
+
+    @classmethod
+    def _mapped_size(cls, fd: int, file_size: int) -> int:
+        """Return how much of the file to map: all of it, or what the header says when the rest is not for mapping."""
+        header = _native.segment_header(os.pread(fd, HEADER_BYTES, 0)) if cls._GROWS else None
+        if header is None or not HEADER_BYTES < header["size"] < file_size:
+            return file_size
+        return header["size"]
 
     def publish(self, name: str, *, persist: bool = False) -> None:
         """Give an unnamed segment its name, after the payload has been laid out. FileExistsError when it is in use."""

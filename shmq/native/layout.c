@@ -5,6 +5,7 @@
 #include "shmq/native/fifo.h"
 #include "shmq/native/mutex.h"
 #include "shmq/native/prwlock.h"
+#include "shmq/native/queue.h"
 #include "shmq/native/ring.h"
 #include "shmq/native/segment.h"
 
@@ -27,6 +28,10 @@ static const field fields[] = {
     F(ring, consumer_cell), F(ring, producer_cell),
     F(channel, pushed), F(channel, popped), F(channel, ring),
     F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
+    F(queue, magic), F(queue, lines), F(queue, maxsize), F(queue, put), F(queue, get), F(queue, consumer_cell),
+    F(queue, producer_cell),
+    F(queue_side, lock), F(queue_side, next_cursor), F(queue_side, next_items), F(queue_side, next_spill),
+    F(queue_side, cursor), F(queue_side, items), F(queue_side, spill), F(queue_side, refused),
     F(spinlock, owner),
     F(mutex, owner), F(mutex, waiters), F(mutex, wake_seq),
     F(prwlock, state), F(prwlock, died), F(prwlock, lock), F(prwlock, slots), F(prwlock, marks),

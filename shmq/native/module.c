@@ -131,7 +131,7 @@ static int module_exec(PyObject *module)
         return -1;
     PyType_Spec *specs[] = {
         &shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_channel_producer_spec,
-        &shmq_channel_consumer_spec, &shmq_spinlock_spec, &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec,
+        &shmq_channel_consumer_spec, &shmq_spinlock_spec, &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec, &shmq_queue_spec,
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         if (add_type(module, specs[i]) < 0)
@@ -166,6 +166,10 @@ static PyMethodDef module_methods[] = {
      "channel_init(memory, at, capacity, flags)\n\nLay out an empty channel in zeroed memory."},
     {"channel_info", shmq_py_channel_info, METH_VARARGS,
      "channel_info(memory, at) -> dict | None: counters and roles; None if there is no valid channel."},
+    {"queue_bytes", shmq_py_queue_bytes, METH_O,
+     "queue_bytes(lines) -> int: bytes a queue needs, 0 for an impossible geometry."},
+    {"queue_init", shmq_py_queue_init, METH_VARARGS,
+     "queue_init(memory, at, lines, maxsize)\n\nLay out an empty queue in zeroed memory."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -62,6 +62,11 @@ PyObject *shmq_py_channel_bytes(PyObject *module, PyObject *arg);
 PyObject *shmq_py_channel_init(PyObject *module, PyObject *args);
 PyObject *shmq_py_channel_info(PyObject *module, PyObject *args);
 
+/* pyqueue.c */
+extern PyType_Spec shmq_queue_spec;
+PyObject *shmq_py_queue_bytes(PyObject *module, PyObject *arg);
+PyObject *shmq_py_queue_init(PyObject *module, PyObject *args);
+
 /* pylock.c */
 extern PyType_Spec shmq_spinlock_spec, shmq_mutex_spec, shmq_rwlock_spec, shmq_prwlock_spec;
 

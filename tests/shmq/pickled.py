@@ -3,7 +3,7 @@
 import os
 from multiprocessing.connection import Connection
 
-from shmq import FutexRwLock, Mutex, PthreadRwLock, Ring, Segment, SpinLock, SpinRwLock
+from shmq import FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, Segment, SpinLock, SpinRwLock
 
 EXCLUSIVE = (SpinLock, Mutex)
 SHARED = (SpinRwLock, FutexRwLock, PthreadRwLock)
@@ -37,3 +37,11 @@ def from_pipe(conn: Connection, count: int) -> None:
     with conn.recv() as ring, ring.consumer("park") as rx:
         conn.send([rx.pop(timeout=20) for _ in range(count)])
     conn.close()
+
+
+def serve(there: Queue, back: Queue) -> None:
+    """Answer every (number, data) with (number, length of data), until None."""
+    while (item := there.get(timeout=60)) is not None:
+        back.put((item[0], len(item[1])), timeout=60)
+    there.close()
+    back.close()

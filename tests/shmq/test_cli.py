@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from shmq import Ring, Segment, SpinLock, _native
+from shmq import Queue, Ring, Segment, SpinLock, _native
 from shmq.cli import main
 from tests.shmq.test_segment import dead_token, patch
 
@@ -72,6 +72,16 @@ def test_gc_says_what_it_removed(orphan: str) -> None:
     result = shmq("gc")
     assert result.exit_code == 0
     assert f"removed {orphan} (1280 bytes" in result.stdout
+
+
+def test_stat_of_a_queue(name: str) -> None:
+    with Queue(9, name=name) as queue:
+        queue.put(bytes(300_000))
+        queue.put(1)
+        queue.get()
+        values = json.loads(shmq("stat", name, "--json").stdout)
+        expected = {"kind": "queue", "maxsize": 9, "puts": 2, "gets": 1, "used": 64, "spilled": 303_104}
+        assert expected.items() <= values.items()
 
 
 def test_stat_of_a_ring(orphan: str) -> None:
