@@ -1,4 +1,4 @@
-"""asyncio and selectors on both ends of a ring: order, sleeping, cancellation, time-outs, deaths."""
+"""asyncio and selectors on both ends of rings and channels: order, sleeping, cancellation, time-outs, deaths."""
 
 import asyncio
 import selectors
@@ -8,16 +8,27 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shmq import PeerDied, Ring
+from shmq import Channel, PeerDied, Ring
 from tests.shmq.helpers import PATIENCE_S, Child, Flag
 
 Fork = Callable[[Callable[[], None]], Child]
 MakeFlag = Callable[[], Flag]
 
 
+MAKERS = {
+    "ring": lambda: Ring.create(4, 8, eventfd=True),
+    "channel": lambda: Channel.create(64, eventfd=True),  # holds four messages of 8 bytes, too
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request: pytest.FixtureRequest) -> Callable[[], Ring]:
+    return MAKERS[request.param]
+
+
 @pytest.fixture
-def ring() -> Iterator[Ring]:
-    with Ring.create(4, 8, eventfd=True) as ring:
+def ring(make: Callable[[], Ring]) -> Iterator[Ring]:
+    with make() as ring:
         yield ring
 
 
@@ -26,10 +37,10 @@ def record(i: int) -> bytes:
 
 
 @pytest.mark.parametrize("wait", ["eventfd", "park"])
-def test_records_to_and_from_another_process(ring: Ring, fork: Fork, wait: str) -> None:
+def test_records_to_and_from_another_process(ring: Ring, make: Callable[[], Ring], fork: Fork, wait: str) -> None:
     """Four slots, so that both coroutines must wait; the other side blocks, or sleeps on its own descriptor."""
     total = 2000
-    with Ring.create(4, 8, eventfd=True) as back:
+    with make() as back:
 
         def echo() -> None:
             with ring.consumer(wait) as rx, back.producer(wait) as tx:
@@ -152,8 +163,8 @@ def test_other_strategies_have_no_descriptor(ring: Ring) -> None:
 def test_wrong_records_are_refused(ring: Ring) -> None:
     async def main() -> None:
         with ring.producer("eventfd") as tx:
-            with pytest.raises(ValueError, match="8 bytes"):
-                await tx.apush(b"short")
+            with pytest.raises(ValueError, match="bytes"):
+                await tx.apush(bytes(100))
             with pytest.raises(TypeError):
                 await tx.apush("text")
             await tx.apush(record(1))

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from shmq import FutexRwLock, Mutex, PthreadRwLock, Ring, RoleTaken, Segment, SpinLock, SpinRwLock
+from shmq import Channel, FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, RoleTaken, Segment, SpinLock, SpinRwLock
 from tests.shmq import pickled
 
 METHODS = ["spawn", "forkserver", "fork"]
@@ -48,11 +48,13 @@ def running(method: str, target, *args) -> Iterator[multiprocessing.process.Base
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wait", ["park", "eventfd"])
-def test_unnamed_rings_as_process_arguments(method: str, wait: str) -> None:
+@pytest.mark.parametrize("make", [lambda eventfd: Ring.create(4, 8, eventfd=eventfd),
+                                  lambda eventfd: Channel.create(64, eventfd=eventfd)])  # fmt: skip
+def test_unnamed_rings_and_channels_as_process_arguments(method: str, wait: str, make) -> None:
     eventfd = wait == "eventfd"
     with (
-        Ring.create(4, 8, eventfd=eventfd) as there,
-        Ring.create(4, 8, eventfd=eventfd) as back,
+        make(eventfd) as there,
+        make(eventfd) as back,
         running(method, pickled.echo, there, back, 50, wait),
         there.producer(wait) as tx,
         back.consumer(wait) as rx,
@@ -128,7 +130,7 @@ def test_roles_do_not_travel() -> None:
 
 @pytest.mark.parametrize("make", [lambda: Ring.create(4, 8), lambda: Ring.create(4, 8, eventfd=True), SpinLock.create,
                                   Mutex.create, SpinRwLock.create, FutexRwLock.create, PthreadRwLock.create,
-                                  lambda: Segment.create(8, "mine", "1")])  # fmt: skip
+                                  lambda: Channel.create(64), Queue, lambda: Segment.create(8, "mine", "1")])  # fmt: skip
 def test_pickled_elsewhere_it_says_what_to_do(make) -> None:
     with make() as thing:
         for attempt in (pickle.dumps, lambda it: pickle.dumps([it]), copy.copy, copy.deepcopy):
