@@ -15,7 +15,19 @@ import pytest
 from stackcore.abi import abi
 from stackcore.vcl import _vcl
 from tests.stackcore.hand import (
-    ADD, DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, MOD, Hand, Server, area,
+    ADD,
+    DEL,
+    EPOLLERR,
+    EPOLLET,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLONESHOT,
+    EPOLLOUT,
+    EPOLLRDHUP,
+    MOD,
+    Hand,
+    Server,
+    area,
 )  # fmt: skip
 
 MODES = [(mode, False) for mode in _vcl.listener_modes] + [(m, True) for m, (_, shared) in _vcl.listener_modes.items() if shared]
@@ -138,7 +150,8 @@ class TestErrors:
     def test_a_detached_worker_says_so(self, server: Server) -> None:
         server.worker.detach()
         server.worker.detach()
-        for call in (server.worker.epoll_create, server.worker.publish, lambda: server.worker.recv(0, 1), lambda: server.worker.handle):
+        w = server.worker
+        for call in (w.epoll_create, w.publish, lambda: w.recv(0, 1), lambda: w.handle):
             with pytest.raises(ValueError, match="detached"):
                 call()
 

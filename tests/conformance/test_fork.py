@@ -96,7 +96,8 @@ def test_a_child_serves(hand: Hand, mode: str, events: str) -> None:
     assert hand.read(session) == b"HELLO"
     assert ended_well(pid)
     record = hand.view.workers[1]
-    assert [int(record[n]) for n in ("accepted", "rx_bytes", "tx_bytes", "misdelivered", "duplicate", "stale")] == [1, 5, 5, 0, 0, 0]
+    counters = ("accepted", "rx_bytes", "tx_bytes", "misdelivered", "duplicate", "stale")
+    assert [int(record[name]) for name in counters] == [1, 5, 5, 0, 0, 0]
 
 
 def test_children_of_the_unlocked_mode_get_no_service(hand: Hand) -> None:

@@ -38,7 +38,7 @@ class Command:
     unfinished: ClassVar[list["Command"]] = []
 
     def __init__(self, *arguments: str) -> None:
-        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by _finish
         self.pid = os.fork()
         if self.pid == 0:
             self._become(arguments)
@@ -51,13 +51,13 @@ class Command:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(self.out.fileno(), 1)
             os.dup2(self.err.fileno(), 2)
-            sys.stdout = open(1, "w", closefd=False)
-            sys.stderr = open(2, "w", closefd=False)
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process lives
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
             main(arguments)
             status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
-        except BaseException as error:  # noqa: BLE001 - what a user would see as a traceback
+        except BaseException as error:
             print(f"Traceback: {error!r}", file=sys.stderr)
         finally:
             sys.stdout.flush()

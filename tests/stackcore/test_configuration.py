@@ -1,5 +1,6 @@
 """Flags, switches and sizes: what is possible is accepted, everything else is one sentence that says what would be."""
 
+import itertools
 import math
 from typing import Any
 
@@ -19,7 +20,8 @@ RUN_SWITCHES = [name for name in SWITCHES if name.replace("-", "_") in RunConfig
 
 class TestSwitches:
     def test_every_switch_of_the_design_is_there(self) -> None:
-        assert {"listener", "lock", "events", "accept", "ring-full", "wait", "app", "trigger", "verify", "schedule"} <= set(SWITCHES)
+        questions = {"listener", "lock", "events", "accept", "ring-full", "wait", "app", "trigger", "verify", "schedule"}
+        assert questions <= set(SWITCHES)
         assert set(SWITCHES["listener"].choices) == {"shared-rwlock", "unlocked-shared", "duplicated"}
         assert set(SWITCHES["events"].choices) == {"two-queue", "bounded", "single-queue"}
         assert set(SWITCHES["lock"].choices) == {"spin-rw", "futex-rw"}
@@ -72,7 +74,9 @@ class TestSizes:
     def test_plain_numbers(self, n: int) -> None:
         assert parse_size(str(n)) == parse_size(n) == n
 
-    @given(st.integers(0, 2**20), st.sampled_from("kKmMgG"), st.sampled_from(["", "B", "b", "iB", "ib"]), st.sampled_from(["", " "]))
+    @given(
+        st.integers(0, 2**20), st.sampled_from("kKmMgG"), st.sampled_from(["", "B", "b", "iB", "ib"]), st.sampled_from(["", " "]),
+    )  # fmt: skip
     def test_units(self, n: int, unit: str, tail: str, gap: str) -> None:
         assert parse_size(f"{n}{gap}{unit}{tail}") == n * {"k": 2**10, "m": 2**20, "g": 2**30}[unit.lower()]
 
@@ -87,7 +91,9 @@ class TestSizes:
         except ConfigError as error:
             assert str(error)
 
-    @pytest.mark.parametrize("text", ["", "K", "-1", "1T", "0x10", "1e3", "one", "1 2", "1.3K", "0.5", "nan", "inf", "9" * 400 + ".5"])
+    @pytest.mark.parametrize(
+        "text", ["", "K", "-1", "1T", "0x10", "1e3", "one", "1 2", "1.3K", "0.5", "nan", "inf", "9" * 400 + ".5"]
+    )
     def test_what_is_none(self, text: str) -> None:
         with pytest.raises(ConfigError):
             parse_size(text)
@@ -181,16 +187,17 @@ class TestDefaults:
 
 class TestLayout:
     @given(
-        st.integers(1, 62), st.integers(1, 5000), st.integers(1, 14), st.integers(8, 16), st.integers(0, 100_000), st.integers(1, 16),
+        st.integers(1, 62), st.integers(1, 5000), st.integers(1, 14), st.integers(8, 16), st.integers(0, 100_000),
+        st.integers(1, 16),
     )  # fmt: skip
     def test_parts_follow_each_other_on_lines_of_their_own(
         self, workers: int, sessions: int, ring: int, fifo: int, app: int, listeners: int
     ) -> None:
         layout = Layout(workers, sessions, 1 << ring, 1 << fifo, app, listeners)
         o = layout.offsets
-        order = ["telemetry_at", "workers_at", "listeners_at", "sessions_at", "rings_at", "accept_at", "fifos_at", "app_at", "size"]
-        assert all(o[name] % 128 == 0 for name in [*order, "ring_stride", "accept_stride", "fifo_stride"])
-        assert all(o[a] < o[b] for a, b in zip(order[:-2], order[1:-1], strict=True))
+        order = ["telemetry_at", "workers_at", "listeners_at", "sessions_at", "rings_at", "accept_at", "fifos_at", "app_at"]
+        assert all(o[name] % 128 == 0 for name in [*order, "size", "ring_stride", "accept_stride", "fifo_stride"])
+        assert all(o[a] < o[b] for a, b in itertools.pairwise(order))
         assert o["size"] - o["app_at"] == o["app_size"] >= app
         assert o["accept_at"] - o["rings_at"] == 2 * workers * o["ring_stride"]
         assert o["app_at"] - o["fifos_at"] == sessions * o["fifo_stride"]

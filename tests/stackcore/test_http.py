@@ -6,6 +6,7 @@ says so.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,13 @@ class TestRefusals:
         assert site.ask(get(name) + get("77")) == (NOT_FOUND + site.page("77"), False)
 
     @pytest.mark.parametrize(
-        "request_", [b"PUT /77 HTTP/1.1\r\nHost: a\r\n\r\n", b"nonsense\r\n\r\n", b"GET /77\r\nHost: abc\r\n\r\n", b"get /77 HTTP/1.1\r\n\r\n"]
+        "request_",
+        [
+            b"PUT /77 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"nonsense\r\n\r\n",
+            b"GET /77\r\nHost: abc\r\n\r\n",
+            b"get /77 HTTP/1.1\r\n\r\n",
+        ],
     )
     def test_what_is_no_request_is_400_and_the_end(self, site: Site, request_: bytes) -> None:
         assert site.ask(request_ + get("77")) == (BAD, True)
@@ -214,7 +221,9 @@ class TestRefusals:
             site.close()
 
 
-CLOSING = ["Connection: close", "connection: close", "CONNECTION: CLOSE", "Connection:close", "Connection:  close", "Connection:\tclose"]
+CLOSING = [
+    "Connection: close", "connection: close", "CONNECTION: CLOSE", "Connection:close", "Connection:  close", "Connection:\tclose",
+]  # fmt: skip
 STAYING = ["Connection: keep-alive", "Content-Language: close", "X-Connection: close", "Connector: close"]
 
 
@@ -285,7 +294,7 @@ def parsed(answer: bytes, closed: bool, asked: int) -> list[tuple[int, bytes]]:
 def test_the_kernel_and_h11_agree(two_sites: tuple[Site, Site], sent: list[bytes], cuts: list[int]) -> None:
     whole = b"".join(sent)
     edges = [0, *sorted(c for c in cuts if c < len(whole)), len(whole)]
-    parts = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(edges)]
     answers = [each.ask(*parts) for each in two_sites]
     assert parsed(*answers[0], len(sent)) == parsed(*answers[1], len(sent))
     assert answers[0][1] == answers[1][1]

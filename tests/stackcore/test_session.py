@@ -23,13 +23,28 @@ from stackcore.session.flush import node_flush
 from stackcore.session.listen import SHARED_FLAG, forget_worker, listen, offer, unlisten
 from stackcore.session.rings import bind_all
 from stackcore.session.state import (
-    BROKEN, PEND_ACCEPTED, PEND_DISCONNECTED, PEND_RESET, PEND_RX, PEND_TX_ROOM, WORKER, new_core,
+    BROKEN,
+    PEND_ACCEPTED,
+    PEND_DISCONNECTED,
+    PEND_RESET,
+    PEND_RX,
+    PEND_TX_ROOM,
+    WORKER,
+    new_core,
 )  # fmt: skip
 from stackcore.session.switches import ACCEPT, BLOCK, CONGEST, DROP
 from stackcore.session.table import post, session_free, session_open, set_owner
 from stackcore.warmup import private_stack
 from tests.stackcore.hand import (
-    consumer_bind, event_publish, event_put, event_read, producer_bind, ring_head, ring_ready, ring_release, slot,
+    consumer_bind,
+    event_publish,
+    event_put,
+    event_read,
+    producer_bind,
+    ring_head,
+    ring_ready,
+    ring_release,
+    slot,
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("kernels")
