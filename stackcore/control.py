@@ -9,11 +9,13 @@ the receiver knows.
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
 import struct
 import tempfile
+import time
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,12 +172,24 @@ def connect(path: Path, timeout: float = 5.0) -> socket.socket:
     """A connection to the core at ``path``; ConnectionError with what to do when there is none."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.settimeout(timeout)
+    deadline = time.monotonic() + timeout
     try:
-        sock.connect(str(path))
+        while not _connected(sock, path):
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "it does not take the connection")
+            time.sleep(0.005)  # its backlog is full: the kernel offers no way to wait for a place in it
     except OSError as error:
         sock.close()
         raise ConnectionError(f"no core at {path} ({error.strerror}): is it running, and under this --name?") from error
     return sock
+
+
+def _connected(sock: socket.socket, path: Path) -> bool:
+    try:
+        sock.connect(str(path))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:

@@ -3,7 +3,8 @@
 Promise: one thread, no lock; between two visits to Python (every millisecond, or when idle) the compiled cycle runs
 without a syscall, an allocation or an interpreter step. A worker that dies, lies or breaks its ring is cut off and
 its sessions are reset; the others do not notice. The segment has no name in /dev/shm: it is reached over the control
-socket, and gone with the last process.
+socket, and gone with the last process. Whoever may connect to that socket (the same user) may also start and stop
+the run.
 """
 
 from __future__ import annotations

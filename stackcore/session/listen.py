@@ -61,7 +61,7 @@ def unlisten(lis, worker, i):
         return _EINVAL
     lis[i]["listening"] &= ~(1 << worker)
     lis[i]["polling"] &= ~(1 << worker)
-    if lis[i]["listening"] == 0:
+    if lis[i]["listening"] == 0 and lis[i]["polling"] == 0:
         lis[i]["port"] = 0
     return 0
 
