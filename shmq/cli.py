@@ -109,22 +109,22 @@ def _print_benchmark(rows: list[dict[str, Any]]) -> None:
     from shmq.measure import KINDS
 
     table = Table(box=None)
-    for title in ("what", "of", "messages/s", "p50 us", "p99 us", "CPU"):
-        table.add_column(title, justify="left" if title in ("what", "of") else "right")
+    for title in ("what", "messages/s", "us", "p50 us", "p99 us", "CPU"):
+        table.add_column(title, justify="left" if title == "what" else "right")
     for row in rows:
-        table.add_row(f"{row['link']}, {row['kind']}", KINDS[row["kind"]], *_benchmark_figures(row))
+        table.add_row(f"{row['link']}, {KINDS[row['kind']]}", *_benchmark_figures(row))
     Console().print(table)
     first, second = rows[0]["cpus"]
     where = f"CPUs {first} and {second}" if first != second else f"CPU {first} alone, which both processes share"
     click.echo(f"{rows[0]['size']} bytes a message, {rows[0]['batch']} messages a batch, on {where}; all arrived in order")
 
 
-def _benchmark_figures(row: dict[str, Any]) -> tuple[str, str, str, str]:
+def _benchmark_figures(row: dict[str, Any]) -> list[str]:
     if row["kind"] == "idle":
-        return "", "", "", f"{100 * row['cpu_share']:.2f} %"
-    if "p50_ns" in row:
-        return "", f"{row['p50_ns'] / 1000:.2f}", f"{row['p99_ns'] / 1000:.2f}", ""
-    return f"{1e9 / row['ns']:,.0f}", "", "", ""
+        return ["", "", "", "", f"{100 * row['cpu_share']:.2f} %"]
+    if "trip_ns" in row:
+        return ["", *(f"{row[key] / 1000:.2f}" for key in ("trip_ns", "p50_ns", "p99_ns")), ""]
+    return [f"{1e9 / row['ns']:,.0f}", "", "", "", ""]
 
 
 def _contents(info: SegmentInfo) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from shmq.measure import MeasureError, batch_size, slots, two_cpus
 
 _BATCHED = ("batch", "array")
 _TIMEOUT = 60.0
-_LONGER = (1, 4, 16)
+_LONGER = (1, 4, 16, 64)
+_SHORTEST = 0.05
 """The program looks at its clock every 4096 records: of large ones on a busy machine a run may see too few. It is run again,
-so many times as long."""
+so many times as long, and never for less than a twentieth of a second."""
 
 
 class PlainCAdapter(Adapter):
@@ -35,10 +36,11 @@ class PlainCAdapter(Adapter):
         command = [
             str(PROGRAM), *shape, "--size", str(size), "--capacity", str(slots(size)), "--cpus", ",".join(map(str, two_cpus())),
         ]  # fmt: skip
-        said = next((said for longer in _LONGER if (said := _run([*command, "--seconds", str(longer * seconds)]))), None)
+        times = (str(longer * max(seconds, _SHORTEST)) for longer in _LONGER)
+        said = next((said for given in times if (said := _run([*command, "--seconds", given]))), None)
         if said is None:
             raise MeasureError("the native reference got too little done to measure anything")
-        figures = {"p50_ns": said["p50_ns"]} if kind == "busy" else {}
+        figures = {"trip_ns": said["p50_ns"]} if kind == "busy" else {}
         return {
             "kind": kind, "size": size, "batch": batch, "cpus": said["cpus"], "operations": said["operations"],
             "seconds": said["seconds"], "ns": said["ns"], **figures,

@@ -60,8 +60,8 @@ class FakeRunner:
         peer, kind = argv[argv.index("bench.peers.run") + 1], flag(argv, "--kind")
         ns = 1000.0 * len(peer) * (1 + 0.01 * (len(self.commands) % 5))
         errors = {"lost": 0, "duplicate": 0, "misplaced": 0, "corrupt": 0}
-        figures = {"p50_ns": ns, "p99_ns": 3 * ns, "cpu_share": 0.001, "operations": 1000, "ns": ns, "errors": errors}
-        return 0, {"peer": peer, "kind": kind, **figures}
+        figures = {"trip_ns": ns, "p50_ns": ns, "p99_ns": 3 * ns, "cpu_share": 0.001, "operations": 1000, "ns": ns}
+        return 0, {"peer": peer, "kind": kind, "errors": errors, **figures}
 
     def _http(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
         listener, workers = flag(argv, "--listener"), int(flag(argv, "--workers"))

@@ -56,6 +56,7 @@ def test_an_adapter_carries_messages(name, kind):
         assert not any(errors.values())
     if kind in ("busy", "blocking") and name != "C":
         assert 0 < result["p50_ns"] <= result["p99_ns"]
+        assert result["trip_ns"] > 0
     if kind == "idle":
         assert 0 <= result["cpu_share"] < 1.1
 
@@ -161,7 +162,7 @@ def answer(argv, rates, **more):
     errors = {"lost": 0, "duplicate": 0, "misplaced": 0, "corrupt": 0, **more.get(peer, {}).get("errors", {})}
     result = {"peer": peer, "kind": kind, "operations": 1000, "ns": ns, "errors": errors, **more.get(peer, {}).get("set", {})}
     if kind in ("busy", "blocking"):
-        result |= {"p50_ns": ns, "p99_ns": 3 * ns}
+        result |= {"trip_ns": ns, "p50_ns": ns, "p99_ns": 3 * ns}
     if kind == "idle":
         result["cpu_share"] = 0.002
     return Outcome(0, json.dumps(result), "")
@@ -255,7 +256,7 @@ def test_peers_and_the_reference_take_turns_in_every_round(runner, tmp_path):
 def test_a_round_trip_is_measured_by_its_median_and_idling_is_no_time():
     cells = {(cell.factors["kind"], cell.mode): cell for cell in SUITE.cells(QUICK_PLAN)}
     trip = cells["busy", "shmq.Ring"]
-    figures = SUITE.measure(trip, {"kind": "busy", "p50_ns": 400.0, "ns": 900.0, "operations": 10})
+    figures = SUITE.measure(trip, {"kind": "busy", "trip_ns": 400.0, "ns": 900.0, "operations": 10})
     assert figures[trip.name].seconds == pytest.approx(400e-9)
     assert SUITE.measure(cells["idle", "shmq.Ring"], {"kind": "idle", "ns": 5e8, "operations": 1}) == {}
 
@@ -274,7 +275,7 @@ def test_the_floor_runs_longer_when_it_saw_too_little(monkeypatch):
     asked = []
     said = {"operations": 10, "cpus": [0, 1], "seconds": 0.1, "ns": 5.0, "p50_ns": 0.0, "wrong": 0}
     monkeypatch.setattr(plain_c, "_run", lambda command: asked.append(command[-1]) or (said if len(asked) == 3 else None))
-    assert measure_one(get_adapter("C"), "view", 65536, 0.01)["ns"] == 5.0
-    assert [float(seconds) for seconds in asked] == [0.01, 0.04, 0.16]
+    assert measure_one(get_adapter("C"), "view", 65536, 0.1)["ns"] == 5.0
+    assert [float(seconds) for seconds in asked] == [0.1, 0.4, 1.6]
     monkeypatch.setattr(plain_c, "_run", lambda command: None)
     assert "too little" in measure_one(get_adapter("C"), "view", 65536, 0.01)["problem"]

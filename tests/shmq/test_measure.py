@@ -123,7 +123,7 @@ def test_every_kind_of_every_link_arrives(size):
 def test_the_command_prints_a_table_and_json():
     shown = CliRunner().invoke(main, ["bench", "--seconds", "0.01"])
     assert shown.exit_code == 0, shown.output
-    assert "Ring, single" in shown.stdout
+    assert "Ring, one message per call" in shown.stdout
     assert "32 bytes a message, 256 messages a batch" in shown.stdout
     printed = CliRunner().invoke(main, ["bench", "--seconds", "0.01", "--size", "64", "--json"])
     rows = json.loads(printed.stdout)
