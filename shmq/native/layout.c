@@ -31,6 +31,7 @@ static const field fields[] = {
     F(queue, magic), F(queue, lines), F(queue, maxsize), F(queue, put), F(queue, get), F(queue, consumer_cell),
     F(queue, producer_cell),
     F(queue_side, lock), F(queue_side, next_cursor), F(queue_side, next_items), F(queue_side, next_spill),
+    F(queue_side, seen), F(queue_side, seen_items),
     F(queue_side, cursor), F(queue_side, items), F(queue_side, spill), F(queue_side, refused),
     F(spinlock, owner),
     F(mutex, owner), F(mutex, waiters), F(mutex, wake_seq),

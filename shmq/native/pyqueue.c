@@ -176,7 +176,7 @@ static bool possible(void *arg)
 {
     const Wish *wish = arg;
     bool spilled;
-    return wish->put ? shmq_queue_plan(&wish->core->handle, wish->length, &spilled) != 0
+    return wish->put ? shmq_queue_fit_now(&wish->core->handle, wish->length, &spilled) != 0
                      : shmq_queue_has_message(&wish->core->handle);
 }
 

@@ -37,6 +37,8 @@ typedef struct {
     _Atomic uint64_t next_cursor; /* what the holder is about to publish (Q2) */
     _Atomic uint64_t next_items;
     _Atomic uint64_t next_spill;
+    _Atomic uint64_t seen; /* the other side's cursor and count when last looked at: old values only hide room (R3) */
+    _Atomic uint64_t seen_items;
     /* line 1: by the holder, read by the other side */
     alignas(SHMQ_LINE) _Atomic uint64_t cursor; /* lines, free-running */
     _Atomic uint64_t items;                     /* messages since the queue was made */
@@ -175,13 +177,12 @@ static inline bool shmq_queue_oversized(const shmq_queue_handle *h, uint64_t len
     return length > h->lines * SHMQ_QUEUE_LINE / 8;
 }
 
-/* How a message of `length` bytes would go in now: lines, 0 when it has to wait. *spilled: by way of the file. */
-static inline int64_t shmq_queue_plan(const shmq_queue_handle *h, uint64_t length, bool *spilled)
+/* How a message of `length` bytes would go in with the consumers at cursor `head` after `gets` messages: lines, 0 when
+ * it has to wait. *spilled: by way of the file. */
+static inline int64_t shmq_queue_fit(const shmq_queue_handle *h, uint64_t length, uint64_t head, uint64_t gets, bool *spilled)
 {
-    const shmq_queue *q = h->queue;
-    uint64_t gets = atomic_load_explicit(&q->get.items, memory_order_acquire); /* before head: see shmq_queue_publish */
-    uint64_t used = shmq_queue_load(&q->put.cursor) - atomic_load_explicit(&q->get.cursor, memory_order_acquire); /* R1 */
-    uint64_t items = shmq_queue_load(&q->put.items) - gets;
+    uint64_t used = shmq_queue_load(&h->queue->put.cursor) - head;
+    uint64_t items = shmq_queue_load(&h->queue->put.items) - gets;
     if (used > h->lines)
         return SHMQ_CORRUPT;
     uint64_t room = h->lines - used, need = shmq_queue_lines_of(length);
@@ -192,6 +193,27 @@ static inline int64_t shmq_queue_plan(const shmq_queue_handle *h, uint64_t lengt
     if (*spilled)
         need = 1;
     return need <= room ? (int64_t)need : 0;
+}
+
+/* The same with where the consumers are now; for anybody. */
+static inline int64_t shmq_queue_fit_now(const shmq_queue_handle *h, uint64_t length, bool *spilled)
+{
+    const shmq_queue_side *get = &h->queue->get;
+    uint64_t gets = atomic_load_explicit(&get->items, memory_order_acquire); /* before head: see shmq_queue_publish */
+    return shmq_queue_fit(h, length, atomic_load_explicit(&get->cursor, memory_order_acquire), gets, spilled); /* R1 */
+}
+
+/* The same under the mutex: looks at the consumers' line only when what was last seen there leaves no room. */
+static inline int64_t shmq_queue_plan(const shmq_queue_handle *h, uint64_t length, bool *spilled)
+{
+    shmq_queue_side *put = &h->queue->put;
+    const shmq_queue_side *get = &h->queue->get;
+    int64_t lines = shmq_queue_fit(h, length, shmq_queue_load(&put->seen), shmq_queue_load(&put->seen_items), spilled);
+    if (lines > 0 && !*spilled)
+        return lines;
+    shmq_queue_store(&put->seen_items, atomic_load_explicit(&get->items, memory_order_acquire));
+    shmq_queue_store(&put->seen, atomic_load_explicit(&get->cursor, memory_order_acquire)); /* R1 */
+    return shmq_queue_fit(h, length, shmq_queue_load(&put->seen), shmq_queue_load(&put->seen_items), spilled);
 }
 
 /* Copy into the ring at a byte position, around its end. */
@@ -231,9 +253,12 @@ static inline void shmq_queue_put_done(const shmq_queue_handle *h, const shmq_qu
 /* The oldest message's record and its lines: SHMQ_OK, SHMQ_EMPTY or SHMQ_CORRUPT. */
 static inline int shmq_queue_look(const shmq_queue_handle *h, shmq_queue_record *record, uint64_t *lines)
 {
-    const shmq_queue *q = h->queue;
-    uint64_t head = shmq_queue_load(&q->get.cursor);
-    uint64_t used = atomic_load_explicit(&q->put.cursor, memory_order_acquire) - head; /* R2 */
+    shmq_queue *q = h->queue;
+    uint64_t head = shmq_queue_load(&q->get.cursor), used = shmq_queue_load(&q->get.seen) - head;
+    if (!used || used > h->lines) {
+        shmq_queue_store(&q->get.seen, atomic_load_explicit(&q->put.cursor, memory_order_acquire)); /* R2 */
+        used = shmq_queue_load(&q->get.seen) - head;
+    }
     if (!used)
         return SHMQ_EMPTY;
     memcpy(record, h->data + (head & (h->lines - 1)) * SHMQ_QUEUE_LINE, sizeof *record);

@@ -3,12 +3,14 @@
 The cases of CPython's own tests of multiprocessing.Queue are here as far as they concern behaviour, in other words.
 """
 
+import contextlib
 import errno
 import math
 import multiprocessing
 import os
 import pickle
 import queue as stdlib_queue
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -446,16 +448,34 @@ def field(struct: str, *path: str) -> int:
 
 @pytest.mark.parametrize("value", [1 << 20, 1 << 40, 1 << 63])
 @pytest.mark.parametrize("side", ["put", "get"])
-def test_impossible_cursors(queue: Queue, side: str, value: int) -> None:
-    memory = words(queue)
-    memory[field("queue", side, "cursor")] = value
-    if side == "put":
-        with pytest.raises(CorruptSegment):
-            queue.get(timeout=0.1)
-    else:
-        with pytest.raises(CorruptSegment):
-            queue.put(1)
-    memory.release()
+def test_impossible_cursors(side: str, value: int) -> None:
+    with Queue(capacity=4096) as queue:
+        memory = words(queue)
+        memory[field("queue", side, "cursor")] = value
+        memory.release()
+        if side == "put":
+            with pytest.raises(CorruptSegment):
+                queue.get(timeout=0.1)
+        else:
+            with pytest.raises(CorruptSegment):
+                for i in range(65):  # at the latest when the ring looks full
+                    queue.put(i)
+
+
+def test_every_header_byte_flipped() -> None:
+    """Whatever stands in the header: an answer, a documented exception, never a crash or a hang."""
+    size = _native.layout()["queue"][0]
+    for at in range(size + 16):  # and the first message's record, but not its pickle
+        for bits in (0xFF, 0x01, 0x80):
+            with Queue(20, capacity=4096) as queue:
+                queue.put((1, 2))
+                queue.put(b"x" * 1000)
+                queue.segment.buf[at] ^= bits
+                for call in (queue.qsize, lambda: queue.put(3, timeout=0.001), lambda: queue.get(timeout=0.001), queue.stats,
+                             lambda: queue.get(timeout=0.001), lambda: queue.put(b"y" * 3000, timeout=0.001)):  # fmt: skip
+                    with contextlib.suppress(CorruptSegment, stdlib_queue.Full, stdlib_queue.Empty, pickle.UnpicklingError,
+                                             EOFError, MemoryError, ValueError, struct.error, OSError):  # fmt: skip
+                        call()
 
 
 @pytest.mark.parametrize(("word", "value"), [(0, 0), (0, 7), (1, 1 << 61), (1, 100_000), (0, 5)])
