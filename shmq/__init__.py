@@ -16,14 +16,18 @@ except ImportError as error:
 
 from shmq.channel import Channel
 from shmq.errors import CorruptSegment, OwnerDied, PeerDied, RoleTaken, ShmqError
+from shmq.event import Event
+from shmq.fifo import ByteFifo
 from shmq.lock import FutexRwLock, Mutex, PthreadRwLock, SpinLock, SpinRwLock
 from shmq.queue import Queue
 from shmq.ring import Ring
 from shmq.segment import Segment
 
 __all__ = [
+    "ByteFifo",
     "Channel",
     "CorruptSegment",
+    "Event",
     "FutexRwLock",
     "Mutex",
     "OwnerDied",

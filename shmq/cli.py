@@ -19,6 +19,8 @@ from shmq.errors import ShmqError
 from shmq.queue import Queue
 from shmq.segment import Segment, SegmentInfo, collect, list_segments
 
+# What tells about the payload of a segment of this kind.
+_LOOKS = {"ring": _native.ring_info, "channel": _native.channel_info, "fifo": _native.stream_info}
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -133,13 +135,14 @@ def _contents(info: SegmentInfo) -> dict[str, Any]:
         with Queue.attach(info.name) as queue:
             return queue.stats()
     with Segment.attach(info.name, info.kind, info.abi) as segment:
-        if info.kind != "ring":
+        look = _LOOKS.get(info.kind)
+        if look is None:
             return {}
-        ring = _native.ring_info(segment.mapping, segment.payload_at)
-        if ring is None:
-            raise ShmqError("the ring's header is corrupt")
-        ring.pop("flags")
-        return {key.replace("token", "pid"): value >> 32 if "token" in key else value for key, value in ring.items()}
+        inside = look(segment.mapping, segment.payload_at)
+        if inside is None:
+            raise ShmqError(f"the {info.kind}'s header is corrupt")
+        inside.pop("flags")
+        return {key.replace("token", "pid"): value >> 32 if "token" in key else value for key, value in inside.items()}
 
 
 def _print_segments(segments: list[SegmentInfo]) -> None:

@@ -12,6 +12,7 @@
 #include "shmq/native/module.h"
 
 #include "shmq/native/channel.h"
+#include "shmq/native/stream.h"
 
 typedef struct shmq_end shmq_end;
 
@@ -36,10 +37,12 @@ struct shmq_end {
     union {
         shmq_producer producer;
         shmq_consumer consumer;
+        shmq_fifo_end fifo;
     };
     union {
         void *shared; /* NULL once closed */
         shmq_ring *ring;
+        shmq_stream *stream;
     };
     const shmq_end_kind *kind;
     _Atomic uint64_t *role, *peer_role;
@@ -55,6 +58,7 @@ struct shmq_end {
     shmq_message message;  /* a channel's reserved message */
     uint64_t *spans;       /* a channel's peeked messages: bytes up to the end of each, from head */
     Py_ssize_t spans_room; /* allocated */
+    shmq_fifo_ahead ahead; /* what a stream's writer holds back */
     shmq_state *state;
 };
 
@@ -112,6 +116,13 @@ bool shmq_channel_end_find(shmq_end *self, void *at, uint64_t space);
 int shmq_channel_end_bind(shmq_end *self, uint64_t space);
 PyObject *shmq_channel_end_stats(const shmq_end *self);
 
+/* stream.c */
+bool shmq_stream_end_find(shmq_end *self, void *at, uint64_t space);
+int shmq_stream_end_bind(shmq_end *self, uint64_t space);
+bool shmq_stream_end_ready(void *self);
+PyObject *shmq_stream_end_stats(const shmq_end *self);
+PyObject *shmq_stream_end_get_capacity(shmq_end *self, void *unused);
+
 /* A contiguous buffer whose length is a whole number of slots; false: error set. */
 bool shmq_end_slots_buffer(shmq_end *self, PyObject *object, int flags, Py_buffer *buffer, uint64_t *slots);
 
@@ -140,6 +151,7 @@ static inline PyObject *shmq_end_push(shmq_end *self, PyObject *record, int64_t 
     }
 }
 
+/* Also for what a producer does with a result. */
 static inline PyObject *shmq_end_pop(shmq_end *self, int64_t timeout_ns, PyObject *(*once)(shmq_end *, void *),
                                      void *arg)
 {
@@ -151,7 +163,7 @@ static inline PyObject *shmq_end_pop(shmq_end *self, int64_t timeout_ns, PyObjec
         if (rc < 0)
             return NULL;
         if (rc == 0 && !shmq_end_arm(self)) {
-            PyErr_SetNone(self->state->empty);
+            PyErr_SetNone(self->kind->is_producer ? self->state->full : self->state->empty);
             return NULL;
         }
     }

@@ -6,6 +6,7 @@
 #include "shmq/native/lock.h"
 #include "shmq/native/ring.h"
 #include "shmq/native/segment.h"
+#include "shmq/native/stream.h"
 
 #define AT(type, address) ((type *)(intptr_t)(address))
 #define ADDRESS(pointer) ((int64_t)(intptr_t)(pointer))
@@ -60,6 +61,8 @@ SIZEOF(channel, shmq_channel)
 SIZEOF(message, shmq_message)
 SIZEOF(fifo, shmq_fifo)
 SIZEOF(fifo_end, shmq_fifo_end)
+SIZEOF(fifo_ahead, shmq_fifo_ahead)
+SIZEOF(stream, shmq_stream)
 SIZEOF(spinlock, shmq_spinlock)
 SIZEOF(rwlock, shmq_rwlock)
 SIZEOF(rwholder, shmq_rwholder)
@@ -351,6 +354,18 @@ int64_t shmq_x_fifo_room(int64_t w, int64_t want)
 int64_t shmq_x_fifo_write(int64_t w, int64_t from, int64_t n)
 {
     return (int64_t)shmq_fifo_write(AT(shmq_fifo_end, w), AT(void, from), (uint64_t)n);
+}
+
+/* `ahead`: zeroed memory of shmq_x_sizeof_fifo_ahead bytes, private to the writer. */
+int64_t shmq_x_fifo_write_at(int64_t w, int64_t ahead, int64_t offset, int64_t from, int64_t n)
+{
+    return shmq_fifo_write_at(AT(shmq_fifo_end, w), AT(shmq_fifo_ahead, ahead), (uint64_t)offset, AT(void, from),
+                              (uint64_t)n);
+}
+
+int64_t shmq_x_fifo_held(int64_t ahead)
+{
+    return (int64_t)shmq_fifo_held(AT(shmq_fifo_ahead, ahead));
 }
 
 int64_t shmq_x_fifo_set_event(int64_t w)

@@ -30,6 +30,8 @@
     X(shmq_x_sizeof_message, (void))                                                                                   \
     X(shmq_x_sizeof_fifo, (void))                                                                                      \
     X(shmq_x_sizeof_fifo_end, (void))                                                                                  \
+    X(shmq_x_sizeof_fifo_ahead, (void))                                                                                \
+    X(shmq_x_sizeof_stream, (void))                                                                                    \
     X(shmq_x_sizeof_spinlock, (void))                                                                                  \
     X(shmq_x_sizeof_rwlock, (void))                                                                                    \
     X(shmq_x_sizeof_rwholder, (void))                                                                                  \
@@ -92,6 +94,8 @@
     X(shmq_x_fifo_write, (int64_t w, int64_t from, int64_t n))                                                         \
     X(shmq_x_fifo_set_event, (int64_t w))                                                                              \
     X(shmq_x_fifo_want, (int64_t w, int64_t want))                                                                     \
+    X(shmq_x_fifo_write_at, (int64_t w, int64_t ahead, int64_t offset, int64_t from, int64_t n))                       \
+    X(shmq_x_fifo_held, (int64_t ahead))                                                                               \
     X(shmq_x_fifo_avail, (int64_t r, int64_t want))                                                                    \
     X(shmq_x_fifo_clear_event, (int64_t r))                                                                            \
     X(shmq_x_fifo_peek, (int64_t r, int64_t off, int64_t to, int64_t n))                                               \

@@ -14,6 +14,12 @@
  * bytes it wants, fences and re-checks; the reader, after releasing bytes, fences and looks at
  * `want` (F4). The one of them that swaps it back to 0 does the notifying.
  *
+ * Bytes may also be written ahead of the stream, at an offset behind tail (shmq_fifo_write_at), as a TCP receiver must
+ * when a segment is missing. They go to their final place, into free room, where the reader does not look (F2: it reads
+ * below tail only). A list that is private to the writer says which pieces are there, in order, disjoint and never
+ * touching each other nor tail; when the bytes before the first one come, tail moves over both in one release-store.
+ * A writer that dies takes the list along: what was never visible is lost, as if it had not been written.
+ *
  * Ends are private structs, one per process and direction, not thread safe.
  */
 #ifndef SHMQ_FIFO_H
@@ -80,7 +86,29 @@ static inline uint64_t shmq_fifo_room(shmq_fifo_end *w, uint64_t want)
     return size - used;
 }
 
-/* Copy in up to n bytes; how many went in. The bytes are published, no event is set. */
+/* Copy n bytes to stream position pos on; they must fit into free room. Nothing is published. */
+static inline void shmq_fifo_put(shmq_fifo_end *w, uint64_t pos, const void *src, uint64_t n)
+{
+    uint64_t at = pos & w->mask, first = w->mask + 1 - at;
+    if (first > n)
+        first = n;
+    memcpy(w->data + at, src, first);
+    SHMQ_STEP();
+    if (n > first)
+        memcpy(w->data, (const uint8_t *)src + first, n - first);
+}
+
+/* Make the bytes up to stream position pos visible. */
+static inline void shmq_fifo_publish(shmq_fifo_end *w, uint64_t pos)
+{
+    w->pos = pos;
+    SHMQ_STEP();
+    atomic_store_explicit(&w->fifo->tail, pos, memory_order_release); /* F2: reader's acquire of tail */
+    SHMQ_STEP();
+}
+
+/* Copy in up to n bytes; how many went in. The bytes are published, no event is set. Not while pieces are held ahead:
+ * then shmq_fifo_write_at with offset 0. */
 static inline uint64_t shmq_fifo_write(shmq_fifo_end *w, const void *src, uint64_t n)
 {
     uint64_t room = shmq_fifo_room(w, n);
@@ -88,15 +116,78 @@ static inline uint64_t shmq_fifo_write(shmq_fifo_end *w, const void *src, uint64
         n = room;
     if (!n)
         return 0;
-    uint64_t at = w->pos & w->mask, first = w->mask + 1 - at;
-    if (first > n)
-        first = n;
-    memcpy(w->data + at, src, first);
-    if (n > first)
-        memcpy(w->data, (const uint8_t *)src + first, n - first);
-    w->pos += n;
-    atomic_store_explicit(&w->fifo->tail, w->pos, memory_order_release); /* F2: reader's acquire of tail */
+    shmq_fifo_put(w, w->pos, src, n);
+    shmq_fifo_publish(w, w->pos + n);
     return n;
+}
+
+#define SHMQ_FIFO_PIECES 32u /* a writer holds at most so many; one more is refused, to be sent again */
+
+/* Bytes that were written ahead of tail, by stream position. Zeroed memory is an empty list. */
+typedef struct {
+    uint32_t count;
+    uint32_t reserved;
+    struct {
+        uint64_t begin, end;
+    } piece[SHMQ_FIFO_PIECES];
+} shmq_fifo_ahead;
+
+static inline uint64_t shmq_fifo_held(const shmq_fifo_ahead *ahead)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < ahead->count; i++)
+        bytes += ahead->piece[i].end - ahead->piece[i].begin;
+    return bytes;
+}
+
+/* Replace the pieces first..last-1 by begin..end, or by nothing when that is empty. There must be space for one more
+ * when first = last. */
+static inline void shmq_fifo_splice(shmq_fifo_ahead *ahead, uint32_t first, uint32_t last, uint64_t begin, uint64_t end)
+{
+    uint32_t keep = end != begin;
+    memmove(&ahead->piece[first + keep], &ahead->piece[last], (ahead->count - last) * sizeof ahead->piece[0]);
+    ahead->count = ahead->count - (last - first) + keep;
+    if (keep) {
+        ahead->piece[first].begin = begin;
+        ahead->piece[first].end = end;
+    }
+}
+
+/* Copy in up to n bytes that belong `offset` bytes behind tail; how many of them, from the first on, were kept. They
+ * are published with all that follows without a gap when offset is 0, else held. Bytes that are held already may be
+ * written again. SHMQ_FULL, and nothing kept, when there are too many separate pieces. */
+static inline int64_t shmq_fifo_write_at(shmq_fifo_end *w, shmq_fifo_ahead *ahead, uint64_t offset, const void *src,
+                                         uint64_t n)
+{
+    uint64_t room = shmq_fifo_room(w, n > UINT64_MAX - offset ? UINT64_MAX : offset + n);
+    if (offset >= room)
+        return 0;
+    if (n > room - offset)
+        n = room - offset;
+    if (!n)
+        return 0;
+    /* positions relative to tail, so that the comparisons hold when the free-running numbers wrap */
+    uint64_t begin = offset, end = offset + n, base = w->pos;
+    uint32_t first = 0;
+    while (first < ahead->count && ahead->piece[first].end - base < begin)
+        first++;
+    uint32_t last = first;
+    for (; last < ahead->count && ahead->piece[last].begin - base <= end; last++) {
+        if (ahead->piece[last].begin - base < begin)
+            begin = ahead->piece[last].begin - base;
+        if (ahead->piece[last].end - base > end)
+            end = ahead->piece[last].end - base;
+    }
+    if (begin && first == last && ahead->count == SHMQ_FIFO_PIECES)
+        return SHMQ_FULL;
+    shmq_fifo_put(w, base + offset, src, n);
+    if (begin) {
+        shmq_fifo_splice(ahead, first, last, base + begin, base + end);
+    } else {
+        shmq_fifo_splice(ahead, first, last, base, base);
+        shmq_fifo_publish(w, base + end);
+    }
+    return (int64_t)n;
 }
 
 /* True exactly when the caller must now send a message about new bytes. */
@@ -175,7 +266,9 @@ static inline uint64_t shmq_fifo_peek(shmq_fifo_end *r, uint64_t off, void *dst,
 static inline void shmq_fifo_skip(shmq_fifo_end *r, uint64_t n)
 {
     r->pos += n;
+    SHMQ_STEP();
     atomic_store_explicit(&r->fifo->head, r->pos, memory_order_release); /* F1: writer's acquire of head */
+    SHMQ_STEP();
 }
 
 static inline uint64_t shmq_fifo_read(shmq_fifo_end *r, void *dst, uint64_t n)

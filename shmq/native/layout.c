@@ -2,12 +2,14 @@
 #include "shmq/native/module.h"
 
 #include "shmq/native/channel.h"
+#include "shmq/native/event.h"
 #include "shmq/native/fifo.h"
 #include "shmq/native/mutex.h"
 #include "shmq/native/prwlock.h"
 #include "shmq/native/queue.h"
 #include "shmq/native/ring.h"
 #include "shmq/native/segment.h"
+#include "shmq/native/stream.h"
 
 typedef struct {
     const char *type, *name;
@@ -27,12 +29,15 @@ static const field fields[] = {
     F(ring, tail), F(ring, head), F(ring, full_hits), F(ring, empty_hits), F(ring, high_water),
     F(ring, consumer_cell), F(ring, producer_cell),
     F(channel, pushed), F(channel, popped), F(channel, ring),
+    F(stream, magic), F(stream, capacity), F(stream, writer), F(stream, reader), F(stream, flags), F(stream, full_hits),
+    F(stream, empty_hits), F(stream, high_water), F(stream, reader_cell), F(stream, writer_cell), F(stream, fifo),
     F(fifo, tail), F(fifo, event), F(fifo, head), F(fifo, want),
     F(queue, magic), F(queue, lines), F(queue, maxsize), F(queue, put), F(queue, get), F(queue, consumer_cell),
     F(queue, producer_cell),
     F(queue_side, lock), F(queue_side, next_cursor), F(queue_side, next_items), F(queue_side, next_spill),
     F(queue_side, seen), F(queue_side, seen_items),
     F(queue_side, cursor), F(queue_side, items), F(queue_side, spill), F(queue_side, refused),
+    F(event, word), F(event, waiters), F(event, sets), F(event, parks), F(event, wakes),
     F(spinlock, owner),
     F(mutex, owner), F(mutex, waiters), F(mutex, wake_seq),
     F(prwlock, state), F(prwlock, died), F(prwlock, lock), F(prwlock, slots), F(prwlock, marks),

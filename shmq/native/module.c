@@ -131,7 +131,8 @@ static int module_exec(PyObject *module)
         return -1;
     PyType_Spec *specs[] = {
         &shmq_mapping_spec, &shmq_producer_spec, &shmq_consumer_spec, &shmq_channel_producer_spec,
-        &shmq_channel_consumer_spec, &shmq_spinlock_spec, &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec, &shmq_queue_spec,
+        &shmq_channel_consumer_spec, &shmq_fifo_writer_spec, &shmq_fifo_reader_spec, &shmq_event_spec, &shmq_spinlock_spec,
+        &shmq_mutex_spec, &shmq_rwlock_spec, &shmq_prwlock_spec, &shmq_queue_spec,
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         if (add_type(module, specs[i]) < 0)
@@ -166,6 +167,12 @@ static PyMethodDef module_methods[] = {
      "channel_init(memory, at, capacity, flags)\n\nLay out an empty channel in zeroed memory."},
     {"channel_info", shmq_py_channel_info, METH_VARARGS,
      "channel_info(memory, at) -> dict | None: counters and roles; None if there is no valid channel."},
+    {"stream_bytes", shmq_py_stream_bytes, METH_O,
+     "stream_bytes(capacity) -> int: bytes a byte fifo needs, 0 for an impossible capacity."},
+    {"stream_init", shmq_py_stream_init, METH_VARARGS,
+     "stream_init(memory, at, capacity, flags)\n\nLay out an empty byte fifo in zeroed memory."},
+    {"stream_info", shmq_py_stream_info, METH_VARARGS,
+     "stream_info(memory, at) -> dict | None: counters and roles; None if there is no valid byte fifo."},
     {"queue_bytes", shmq_py_queue_bytes, METH_O,
      "queue_bytes(lines) -> int: bytes a queue needs, 0 for an impossible geometry."},
     {"queue_init", shmq_py_queue_init, METH_VARARGS,

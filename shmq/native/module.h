@@ -67,6 +67,15 @@ extern PyType_Spec shmq_queue_spec;
 PyObject *shmq_py_queue_bytes(PyObject *module, PyObject *arg);
 PyObject *shmq_py_queue_init(PyObject *module, PyObject *args);
 
+/* stream.c, fifo_writer.c, fifo_reader.c */
+extern PyType_Spec shmq_fifo_writer_spec, shmq_fifo_reader_spec;
+PyObject *shmq_py_stream_bytes(PyObject *module, PyObject *arg);
+PyObject *shmq_py_stream_init(PyObject *module, PyObject *args);
+PyObject *shmq_py_stream_info(PyObject *module, PyObject *args);
+
+/* pyevent.c */
+extern PyType_Spec shmq_event_spec;
+
 /* pylock.c */
 extern PyType_Spec shmq_spinlock_spec, shmq_mutex_spec, shmq_rwlock_spec, shmq_prwlock_spec;
 

@@ -175,5 +175,5 @@ def test_a_killed_producer_leaves_nothing_half_done(capacity: int, messages: tup
 
 
 def test_a_message_published_in_two_steps_is_found() -> None:
-    with pytest.raises(Violation, match="inside a message|not whole|holds"):
+    with pytest.raises(Violation, match=r"inside a message|not whole|holds"):
         inherited(4, (2, 1), "published in two steps")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from shmq import Queue, Ring, Segment, SpinLock, _native
+from shmq import ByteFifo, Channel, Queue, Ring, Segment, SpinLock, _native
 from shmq.cli import main
 from tests.shmq.test_segment import dead_token, patch
 
@@ -89,6 +89,18 @@ def test_stat_of_a_ring(orphan: str) -> None:
     expected = {"kind": "ring", "capacity": 8, "slot_size": 32, "pushes": 1, "pops": 0, "used": 1, "producer_pid": 0}
     assert values | expected == values
     assert "slot size" in shmq("stat", orphan).stdout
+
+
+def test_stat_of_channels_and_byte_fifos(name: str) -> None:
+    with Channel.create(256, name) as channel, channel.producer() as tx:
+        tx.push(b"hello")
+        values = json.loads(shmq("stat", name, "--json").stdout)
+        expected = {"kind": "channel", "capacity": 256, "messages": 1, "used": 16, "producer_pid": os.getpid()}
+        assert values | expected == values
+    with ByteFifo.create(256, name) as fifo, fifo.writer() as tx:
+        tx.write(b"hello")
+        values = json.loads(shmq("stat", name, "--json").stdout)
+        assert values | {"kind": "fifo", "capacity": 256, "used": 5, "writer_pid": os.getpid(), "reader_pid": 0} == values
 
 
 def test_stat_of_another_kind(name: str) -> None:

@@ -66,7 +66,7 @@ def test_symbols_are_in_the_library_by_name() -> None:
 
 
 def test_sizes_agree_with_the_layout() -> None:
-    for name in ("ring", "cell", "fifo", "spinlock", "rwlock", "segment"):
+    for name in ("ring", "cell", "channel", "stream", "fifo", "spinlock", "rwlock", "segment"):
         assert call(f"sizeof_{name}") == LAYOUT[name][0]
 
 

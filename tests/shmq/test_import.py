@@ -48,7 +48,7 @@ def test_everything_public_is_documented() -> None:
                 assert getattr(thing, member).__doc__, f"{name}.{member}"
 
 
-@pytest.mark.parametrize("module", ["shmq.ring", "shmq.lock"])
+@pytest.mark.parametrize("module", ["shmq.ring", "shmq.channel", "shmq.fifo", "shmq.event", "shmq.lock"])
 def test_examples_in_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0

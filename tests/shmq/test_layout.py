@@ -10,8 +10,9 @@ LAYOUT = _native.layout()
 
 @pytest.mark.parametrize(
     ("struct", "size"),
-    [("segment", 1), ("cell", 1), ("ring", 7), ("fifo", 2), ("rwlock", 5), ("prwlock", 6)],
-)
+    [("segment", 1), ("cell", 1), ("ring", 7), ("channel", 9), ("stream", 7), ("fifo", 2), ("event", 1), ("rwlock", 5),
+     ("prwlock", 6)],
+)  # fmt: skip
 def test_sizes_are_whole_lines(struct: str, size: int) -> None:
     assert LAYOUT[struct][0] == size * LINE
 
@@ -21,6 +22,9 @@ def test_sizes_are_whole_lines(struct: str, size: int) -> None:
     [
         ("ring", [("tail",), ("head",), ("full_hits",), ("empty_hits", "high_water"), ("consumer_cell",),
                   ("producer_cell",), ("magic", "capacity", "slot_size", "slots_at", "producer", "consumer", "flags")]),
+        ("channel", [("pushed",), ("popped",), ("ring",)]),
+        ("stream", [("magic", "capacity", "writer", "reader", "flags"), ("full_hits",), ("empty_hits", "high_water"),
+                    ("reader_cell",), ("writer_cell",), ("fifo",)]),
         ("fifo", [("tail", "event"), ("head", "want")]),
         ("rwlock", [("word", "writer", "waiters", "wake_seq"), ("slots",)]),
         ("prwlock", [("state", "died", "lock"), ("slots",), ("marks",)]),
