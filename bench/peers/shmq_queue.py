@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import shmq
 from bench.peers.base import Adapter
 from bench.peers.object_queue import QueueLink
@@ -16,8 +14,4 @@ class ShmqQueueAdapter(Adapter):
     kinds = frozenset({"single", "busy", "blocking", "idle"})
 
     def link(self, size: int, kind: str) -> QueueLink:
-        library: Any = shmq
-        return QueueLink(library.Queue(slots(size)))
-
-    def missing(self) -> str | None:
-        return None if hasattr(shmq, "Queue") else "this version of shmq has no Queue"
+        return QueueLink(shmq.Queue(slots(size)))
