@@ -55,10 +55,12 @@ AMOUNTS = {
     "ring_stress": 40_000,
     "channel_stress": 10_000,
     "fifo_stress": 100_000,
+    "stream_stress": 100_000,
     "lock_stress": 20_000,
     "hostile": 3_000,
     "channel_hostile": 10_000,
-    "kill_steps": 200,
+    "channel_kill": 200,
+    "stream_kill": 200,
 }
 
 
@@ -69,7 +71,7 @@ def test_plain(source: str, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("source", ["ring_stress", "channel_stress", "fifo_stress", "lock_stress"])
+@pytest.mark.parametrize("source", ["ring_stress", "channel_stress", "fifo_stress", "stream_stress", "lock_stress"])
 def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=thread", tmp_path):
         pytest.skip("this compiler has no ThreadSanitizer")
@@ -88,8 +90,9 @@ def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) 
 
 @needs_compiler
 @pytest.mark.slow
-def test_a_thousand_deaths_at_every_step(tmp_path: Path) -> None:
-    run(build("kill_steps", ["-O2"], tmp_path), 1000)
+@pytest.mark.parametrize("source", ["channel_kill", "stream_kill"])
+def test_a_thousand_deaths_at_every_step(source: str, tmp_path: Path) -> None:
+    run(build(source, ["-O2"], tmp_path), 1000)
 
 
 @needs_compiler

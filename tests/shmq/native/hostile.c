@@ -67,13 +67,22 @@ static void attack_fifo(void)
     uint64_t size = 1ull << next_random(&seed) % 8;
     shmq_fifo *f = lines(sizeof *f);
     uint8_t *data = malloc(size);
-    shmq_fifo_end w, r;
+    shmq_fifo_end w, r, out_of_order;
+    shmq_fifo_ahead ahead = {0};
+    shmq_fifo_bind(&out_of_order, f, data, size);
     shmq_fifo_bind(&w, f, data, size);
     shmq_fifo_bind(&r, f, data, size);
     for (int i = 0; i < 20; i++) {
         atomic_store(&f->head, evil());
         CHECK(shmq_fifo_room(&w, evil()) <= size);
         CHECK(shmq_fifo_write(&w, block, next_random(&seed) % sizeof block) <= size);
+        for (int k = 0; k < 5; k++) {
+            uint64_t offset = k % 2 ? evil() : next_random(&seed) % 8, n = next_random(&seed) % sizeof block;
+            CHECK(shmq_fifo_write_at(&out_of_order, &ahead, offset, block, n) <= (int64_t)size);
+            CHECK(ahead.count <= SHMQ_FIFO_PIECES);
+            if (k == 2)
+                atomic_store(&f->head, next_random(&seed) % 2 ? evil() : out_of_order.pos);
+        }
         shmq_fifo_want(&w, evil());
         shmq_fifo_set_event(&w);
         if (next_random(&seed) % 2)
