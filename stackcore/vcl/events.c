@@ -128,10 +128,12 @@ void vcl_deliver_stale(vcl_worker *w, const sc_event *e, const vcl_shadow *shado
     w->count.stale++;
     if (shadow->session >= 0 && shadow->session < w->stack->sessions) {
         vcl_known *k = &w->known[shadow->session];
-        if (k->generation == shadow->generation && later(shadow->seq, k->last_seq)) {
-            k->last_seq = shadow->seq;
+        bool known = k->generation == shadow->generation;
+        /* of a later generation: its accept event went stale, and the app will never hear of that session */
+        if (known ? later(shadow->seq, k->last_seq) : later(shadow->generation, k->generation))
             account(w, shadow->session, shadow->generation, shadow->seq, SC_SEEN_STALE);
-        }
+        if (known && later(shadow->seq, k->last_seq))
+            k->last_seq = shadow->seq;
     }
     /* Such a queue cannot know; it acts on whatever stands in the slot. An accept is left to its own event:
      * doing it twice would hand one connection out twice. */
