@@ -31,6 +31,8 @@ class Adapter(abc.ABC):
     """`"floor"`, `"shmq"` or `"peer"`."""
     lossless: ClassVar[bool] = True
     """Does it promise to deliver every message that was sent? A run shows whether it does."""
+    objects: ClassVar[bool] = False
+    """Does it carry Python objects, not only bytes? Then it pays for them, and large messages are not what it is for."""
     kinds: ClassVar[frozenset[str]]
     """Those of `shmq.measure.KINDS` that it can."""
     largest: ClassVar[int | None] = None

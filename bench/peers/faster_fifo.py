@@ -9,6 +9,7 @@ from shmq.measure import slots
 
 class FasterFifoAdapter(Adapter):
     name = "faster-fifo"
+    objects = True
     package = "faster-fifo"
     module = "faster_fifo"
     kinds = frozenset({"single", "batch", "busy", "blocking", "idle"})

@@ -11,6 +11,7 @@ from shmq.measure import slots
 
 class MpQueueAdapter(Adapter):
     name = "multiprocessing.Queue"
+    objects = True
     kinds = frozenset({"single", "busy", "blocking", "idle"})
 
     def link(self, size: int, kind: str) -> QueueLink:

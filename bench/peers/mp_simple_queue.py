@@ -9,6 +9,7 @@ from bench.peers.base import Adapter, Link, Receiver, Sender
 
 class MpSimpleQueueAdapter(Adapter):
     name = "multiprocessing.SimpleQueue"
+    objects = True
     kinds = frozenset({"single", "busy", "blocking", "idle"})
 
     def link(self, size: int, kind: str) -> _SimpleQueueLink:

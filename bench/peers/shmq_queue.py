@@ -10,6 +10,7 @@ from shmq.measure import slots
 
 class ShmqQueueAdapter(Adapter):
     name = "shmq.Queue"
+    objects = True
     role = "shmq"
     kinds = frozenset({"single", "busy", "blocking", "idle"})
 

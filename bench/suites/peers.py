@@ -24,6 +24,8 @@ from shmq.measure import KINDS, batch_size
 
 SHARE = 1 / 3
 """A visit measures for this part of the plan's seconds: there are many visits."""
+SMALL = 32
+"""The quick plan sends larger messages only through peers that are made for bytes."""
 ROUND_TRIPS = ("busy", "blocking")
 ERRORS = ("lost", "duplicate", "misplaced", "corrupt")
 
@@ -46,7 +48,7 @@ class PeersSuite(Suite):
             self._cell(plan, adapter, kind, size, plan.repeat(2, 4) if kind == "idle" else plan.repeat(6, 10))
             for kind, size in (QUICK if plan.quick else FULL)
             for adapter in present
-            if adapter.can(kind, size)
+            if adapter.can(kind, size) and not (plan.quick and adapter.objects and size > SMALL)
         ]
         return cells + [self._cell(plan, adapter, *QUICK[0], 1) for adapter in absent]
 

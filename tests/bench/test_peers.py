@@ -279,3 +279,11 @@ def test_the_floor_runs_longer_when_it_saw_too_little(monkeypatch):
     assert [float(seconds) for seconds in asked] == [0.1, 0.4, 1.6]
     monkeypatch.setattr(plain_c, "_run", lambda command: None)
     assert "too little" in measure_one(get_adapter("C"), "view", 65536, 0.01)["problem"]
+
+
+def test_the_quick_plan_sends_large_messages_only_through_peers_made_for_bytes():
+    def carriers(quick):
+        return {cell.mode for cell in SUITE.cells(Plan.make(quick=quick)) if cell.group == "single 64 KB"}
+
+    assert carriers(quick=False) - carriers(quick=True) >= {"multiprocessing.Queue", "multiprocessing.SimpleQueue", "shmq.Queue"}
+    assert carriers(quick=True) >= {"shmq.Ring", "shmq.Channel", "os.pipe"}
