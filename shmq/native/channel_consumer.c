@@ -27,13 +27,21 @@ static void rewind_reading(shmq_end *self)
     self->consumer.read = self->consumer.head;
 }
 
+static PyObject *message_bytes(const shmq_message *m)
+{
+    PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)m->length);
+    if (message)
+        shmq_slot_copy(PyBytes_AS_STRING(message), m->payload, (uint32_t)m->length);
+    return message;
+}
+
 /* The next message, or NULL: with an exception set, or without because the channel is empty. */
 static PyObject *pop_once(shmq_end *self, void *Py_UNUSED(unused))
 {
     shmq_message m;
     if (look(self, &m) != SHMQ_OK)
         return NULL;
-    PyObject *message = PyBytes_FromStringAndSize((const char *)m.payload, (Py_ssize_t)m.length);
+    PyObject *message = message_bytes(&m);
     if (message)
         release(self, m.span, 1);
     return message;
@@ -76,7 +84,7 @@ static bool collect(shmq_end *self, PyObject *messages, Py_ssize_t max, uint64_t
         int rc = look(self, &m);
         if (rc != SHMQ_OK)
             return batch_ends(rc, *span == 0);
-        PyObject *message = PyBytes_FromStringAndSize((const char *)m.payload, (Py_ssize_t)m.length);
+        PyObject *message = message_bytes(&m);
         if (!message || PyList_Append(messages, message) < 0) {
             Py_XDECREF(message);
             return false;

@@ -69,7 +69,7 @@ static int64_t put(shmq_end *self, uint64_t tail, uint64_t ahead, PyObject *mess
     } else {
         int rc = reserve(self, ahead, from.length, &m);
         if (__builtin_expect(rc == SHMQ_OK, 1)) {
-            memcpy(m.payload, from.data, m.length);
+            shmq_slot_copy(m.payload, from.data, (uint32_t)m.length);
             span = (int64_t)shmq_channel_seal(&self->producer, ahead, &m, m.length);
         } else if (rc == SHMQ_FULL) {
             span = 0;
