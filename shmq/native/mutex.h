@@ -102,9 +102,12 @@ static inline int shmq_mutex_acquire(shmq_mutex *m, uint64_t self, int64_t timeo
 /* Set the owner to 0, or to one that never lives, and wake a waiter. */
 static inline void shmq_mutex_give(shmq_mutex *m, uint64_t to)
 {
+    SHMQ_STEP();
     atomic_exchange_explicit(&m->owner, to, memory_order_seq_cst); /* M2, M3 */
+    SHMQ_STEP();
     if (__builtin_expect(atomic_load_explicit(&m->waiters, memory_order_seq_cst) != 0, 0)) {
         atomic_exchange_explicit(&m->waiters, 0, memory_order_seq_cst);
+        SHMQ_STEP();
         atomic_fetch_add_explicit(&m->wake_seq, 1, memory_order_release); /* after waiters: see shmq_mutex_sleep */
         shmq_futex(&m->wake_seq, FUTEX_WAKE, 1, NULL);
     }

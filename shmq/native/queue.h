@@ -134,11 +134,17 @@ static inline void shmq_queue_refuse(shmq_queue_side *side)
 static inline void shmq_queue_publish(shmq_queue_side *side, uint64_t cursor, uint64_t items, uint64_t spill)
 {
     shmq_queue_store(&side->next_cursor, cursor);
+    SHMQ_STEP();
     shmq_queue_store(&side->next_items, items);
+    SHMQ_STEP();
     shmq_queue_store(&side->next_spill, spill);
+    SHMQ_STEP();
     atomic_store_explicit(&side->cursor, cursor, memory_order_release); /* pairs with the other side's acquire; Q2 */
+    SHMQ_STEP();
     atomic_store_explicit(&side->items, items, memory_order_release);
+    SHMQ_STEP();
     shmq_queue_store(&side->spill, spill);
+    SHMQ_STEP();
 }
 
 /* Q2: finish what a dead holder had published; the caller has inherited the mutex. */
@@ -183,6 +189,7 @@ static inline int64_t shmq_queue_fit(const shmq_queue_handle *h, uint64_t length
 {
     uint64_t used = shmq_queue_load(&h->queue->put.cursor) - head;
     uint64_t items = shmq_queue_load(&h->queue->put.items) - gets;
+    *spilled = false;
     if (used > h->lines)
         return SHMQ_CORRUPT;
     uint64_t room = h->lines - used, need = shmq_queue_lines_of(length);

@@ -61,6 +61,8 @@ AMOUNTS = {
     "channel_hostile": 10_000,
     "channel_kill": 200,
     "stream_kill": 200,
+    "queue_stress": 8_000,
+    "queue_kill": 240,
 }
 
 
@@ -71,7 +73,9 @@ def test_plain(source: str, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("source", ["ring_stress", "channel_stress", "fifo_stress", "stream_stress", "lock_stress"])
+@pytest.mark.parametrize(
+    "source", ["ring_stress", "channel_stress", "fifo_stress", "stream_stress", "lock_stress", "queue_stress"]
+)
 def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=thread", tmp_path):
         pytest.skip("this compiler has no ThreadSanitizer")
@@ -110,6 +114,31 @@ def test_thread_sanitizer_would_find_a_missing_release(source: str, tmp_path: Pa
     program = build(source, [f"-I{tmp_path}", "-O1", "-fsanitize=thread"], tmp_path)
     with pytest.raises(AssertionError, match="data race"):
         run(program, 2_000, fixed_addresses=True)
+
+
+def mutated(out: Path, header: str, old: str, new: str) -> str:
+    """Copy the headers with one of them changed; the compiler's flag that makes them come first."""
+    mutant = out / "shmq" / "native"
+    shutil.copytree(ROOT / "shmq" / "native", mutant)
+    text = (mutant / header).read_text()
+    assert text.count(old) == 1
+    (mutant / header).write_text(text.replace(old, new))
+    return f"-I{out}"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    shmq_queue_store(&side->items, shmq_queue_load(&side->next_items));\n", ""),  # never mended
+        ("shmq_queue_load(&side->next_cursor))\n        return;", "shmq_queue_load(&side->next_cursor) + 1)\n        return;"),
+    ],
+)
+def test_deaths_would_find_a_queue_that_is_not_mended(old: str, new: str, tmp_path: Path) -> None:
+    """The check of the checker: the count of a message that a dead process had published stays wrong."""
+    program = build("queue_kill", [mutated(tmp_path, "queue.h", old, new), "-O2"], tmp_path)
+    with pytest.raises(AssertionError, match="failed"):
+        run(program, 240)
 
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-gcc") is None, reason="no AArch64 cross compiler")
