@@ -192,3 +192,57 @@ def test_ring_reads_ahead_of_its_release() -> None:
         for impossible in (0, -4, 3):
             assert call("ring_bytes", impossible, 8) == 0
             assert call("ring_init", at, impossible, 8) == -errno.EINVAL
+
+
+def test_channel_in_place_and_by_copy() -> None:
+    """What a compiled kernel does: several messages sealed, published together, looked at where they lie."""
+    space = call("channel_bytes", 64)
+    with Segment.create(space, "channel", "1") as segment:
+        at = segment.address + segment.payload_at
+        assert call("channel_init", at, 64) == 0
+        assert call("channel_valid", at, space) == 1
+        assert call("channel_valid", at, space - 1) == 0
+        ends = [ctypes.create_string_buffer(call(f"sizeof_{name}")) for name in ("producer", "consumer", "message")]
+        p, c, m = map(ctypes.addressof, ends)
+        assert call("channel_producer_bind", p, at, space) == call("channel_consumer_bind", c, at, space) == 0
+        ahead = 0
+        for text in (b"one", b"second"):
+            assert call("channel_reserve", p, ahead, 10, m) == 0
+            ctypes.memmove(call("message_payload", m), text, len(text))
+            ahead += call("channel_seal", p, ahead, m, len(text))
+        assert call("channel_look", c, m) == -errno.ENODATA, "sealed is not published"
+        call("channel_publish", p, ahead, 2)
+        assert call("channel_reserve", p, 0, 32, m) == -errno.EAGAIN
+        assert call("channel_reserve", p, 0, 33, m) == -errno.EINVAL
+        span = 0
+        for text in (b"one", b"second"):
+            assert call("channel_look", c, m) == 0
+            assert ctypes.string_at(call("message_payload", m), call("message_length", m)) == text
+            call("channel_take", c, m)
+            span += call("message_span", m)
+        assert span == ahead
+        call("channel_release", c, span, 2)
+        block = ctypes.create_string_buffer(b"again", 32)
+        assert call("channel_push", p, ctypes.addressof(block), 5) == 0
+        assert call("channel_pop", c, ctypes.addressof(block), 4) == -errno.EINVAL, "too little room: it stays"
+        assert call("channel_pop", c, ctypes.addressof(block), 32) == 5
+        assert call("channel_pop", c, ctypes.addressof(block), 32) == -errno.ENODATA
+        for impossible in (0, -16, 8, 24):
+            assert call("channel_bytes", impossible) == 0
+            assert call("channel_init", at, impossible) == -errno.EINVAL
+
+
+def test_fifo_bytes_ahead_of_the_stream(fifo: Fifo) -> None:
+    ahead = ctypes.create_string_buffer(call("sizeof_fifo_ahead"))
+    block = ctypes.create_string_buffer(b"abcdef", 8)
+
+    def write_at(offset: int, start: int, n: int) -> int:
+        return call("fifo_write_at", fifo.w, ctypes.addressof(ahead), offset, ctypes.addressof(block) + start, n)
+
+    assert write_at(3, 3, 3) == 3
+    assert call("fifo_held", ctypes.addressof(ahead)) == 3
+    assert fifo.read(9) == b""
+    assert write_at(14, 0, 6) == 2
+    assert write_at(0, 0, 3) == 3
+    assert call("fifo_held", ctypes.addressof(ahead)) == 2
+    assert fifo.read(9) == b"abcdef"
