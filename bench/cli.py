@@ -25,7 +25,7 @@ from bench.compare import compare_files
 from bench.lockfile import Busy, machine_lock
 from bench.results import Records, load_folder, machine_metadata, write_pyperf
 from bench.runner import BenchError, Runner, run_process
-from bench.suites import Plan, get_suite, suite_names
+from bench.suites import Plan, default_suites, get_suite, suite_names
 from bench.terminal import print_analysis, print_table, progress
 from bench.trust import drift_sentence
 
@@ -51,10 +51,11 @@ def bench_command(
     seconds: float | None,
     no_report: bool,
 ) -> None:
-    """Run the benchmark suites, all unless named.
+    """Run the benchmark suites, those about the stack unless named.
 
     Modes are visited in turns, one process per visit; JSON files and a report are written.
-    Suites: floor (distance to plain C, A/A), listener (D3), events (D2), calls (lock cost per socket call).
+    Suites: floor (distance to plain C, A/A), listener (D3), events (D2), calls (lock cost per socket call); and, only when
+    it is named, peers (shmq beside other IPC packages).
     """
     chosen = _chosen([*suites, *more])
     plan = Plan.make(quick=quick, seconds=seconds, rounds=rounds)
@@ -117,7 +118,7 @@ def _chosen(names: list[str]) -> list[str]:
             get_suite(name)
         except KeyError as error:
             raise click.UsageError(str(error.args[0])) from None
-    return list(dict.fromkeys(names)) or suite_names()
+    return list(dict.fromkeys(names)) or default_suites()
 
 
 def run_suites(

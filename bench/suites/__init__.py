@@ -19,6 +19,11 @@ def suite_names() -> list[str]:
     return list(_SUITES)
 
 
+def default_suites() -> list[str]:
+    """Return the suites of a run that names none."""
+    return [name for name, suite in _SUITES.items() if suite.always]
+
+
 def get_suite(name: str) -> Suite:
     """Return the suite called `name`; raises KeyError with the choices in its text."""
     try:
@@ -27,4 +32,4 @@ def get_suite(name: str) -> Suite:
         raise KeyError(f"no suite is called {name!r}; choose from {', '.join(_SUITES)}") from None
 
 
-__all__ = ["Plan", "Suite", "get_suite", "suite_names"]
+__all__ = ["Plan", "Suite", "default_suites", "get_suite", "suite_names"]

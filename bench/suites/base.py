@@ -41,6 +41,8 @@ class Suite(abc.ABC):
 
     name: ClassVar[str]
     question: ClassVar[str]
+    always: ClassVar[bool] = True
+    """Part of a run that names no suite; False for what is about other people's software."""
 
     @abc.abstractmethod
     def cells(self, plan: Plan) -> list[Cell]:

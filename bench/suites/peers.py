@@ -39,6 +39,7 @@ FULL = (*QUICK, ("batch", 1024), ("array", 1024), ("view", 1024), ("busy", 1024)
 
 class PeersSuite(Suite):
     name = "peers"
+    always = False
     question = "How fast are shmq's ring and channel beside what Python users can pick today, and beside plain C?"
 
     def cells(self, plan: Plan) -> list[Cell]:
