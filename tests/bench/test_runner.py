@@ -76,8 +76,12 @@ def test_a_process_that_ignores_sigterm_is_killed(monkeypatch):
 def test_an_interrupt_ends_the_visit_and_goes_on_to_the_caller(tmp_path):
     marker = tmp_path / "pid"
     program = f"import os, signal; open({str(marker)!r}, 'w').write(str(os.getpid())); os.kill(os.getppid(), signal.SIGINT); "
-    with pytest.raises(KeyboardInterrupt):
-        run_process(python(program + "signal.pause()"), 30)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_process(python(program + "signal.pause()"), 30)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert gone(int(marker.read_text()))
 
 
