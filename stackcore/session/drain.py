@@ -15,7 +15,7 @@ from stackcore.session.state import BROKEN, PEND_RESET
 from stackcore.session.table import consumer_of, post, set_owner, tx_end
 
 _ATTACHED = abi.WORKER_ATTACHED
-_FREE, _OPEN, _RESET, _APP_CLOSED = abi.SESSION_FREE, abi.SESSION_OPEN, abi.SESSION_RESET, abi.SESSION_APP_CLOSED
+_FREE, _RESET, _APP_CLOSED = abi.SESSION_FREE, abi.SESSION_RESET, abi.SESSION_APP_CLOSED
 _SHARED = abi.LISTEN_SHARED
 _LISTEN, _UNLISTEN, _POLL, _UNPOLL = abi.EV_LISTEN, abi.EV_UNLISTEN, abi.EV_POLL, abi.EV_UNPOLL
 _ACCEPTED_REPLY, _TX, _RX_ROOM, _CLOSE = abi.EV_ACCEPTED_REPLY, abi.EV_TX, abi.EV_RX_ROOM, abi.EV_CLOSE
