@@ -1,4 +1,4 @@
-"""ByteFifo: calls, errors, views, roles, and the stream against a plain model, with bytes written ahead of it."""
+"""ByteFifo: calls, errors, views and roles, with bytes written ahead of the stream."""
 
 import array
 import os
@@ -7,9 +7,6 @@ import select
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import shmq
 from shmq import ByteFifo, CorruptSegment, RoleTaken, _native
@@ -353,120 +350,3 @@ def test_the_writer_believes_no_impossible_head(head: int, fifo: ByteFifo) -> No
     if not 0 <= fifo.stats()["pushes"] - head <= 16:
         with pytest.raises(CorruptSegment, match="cursors hold impossible values"):
             fifo.writer()
-
-
-class FifoModel(RuleBasedStateMachine):
-    """The visible stream as a bytearray, what is ahead as a dict from stream position to byte."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fifo: ByteFifo | None = None
-        self.visible = bytearray()
-        self.ahead: dict[int, int] = {}
-        self.tail = 0
-        self.written = 0
-
-    @initialize(power=st.integers(0, 7))
-    def make(self, power: int) -> None:
-        self.fifo = ByteFifo.create(1 << power)
-        self.tx, self.rx = self.fifo.writer(), self.fifo.reader()
-
-    def fresh(self, n: int) -> bytes:
-        self.written += n
-        return bytes((self.written + i) * 7 & 255 for i in range(n))
-
-    @property
-    def room(self) -> int:
-        return self.tx.capacity - len(self.visible)
-
-    def expect(self, offset: int, data: bytes) -> None:
-        for i, byte in enumerate(data):
-            self.ahead[self.tail + offset + i] = byte
-        while self.tail in self.ahead:
-            self.visible.append(self.ahead.pop(self.tail))
-            self.tail += 1
-
-    def pieces(self) -> int:
-        return sum(position - 1 not in self.ahead for position in self.ahead)
-
-    @rule(n=st.integers(0, 140))
-    def write(self, n: int) -> None:
-        data = self.fresh(n)
-        done = self.tx.try_write(data)
-        assert done == min(n, self.room)
-        self.expect(0, data[:done])
-
-    @rule(offset=st.integers(0, 140), n=st.integers(0, 40))
-    def write_at(self, offset: int, n: int) -> None:
-        data = self.fresh(n)
-        done = self.tx.write_at(offset, data)
-        if done or self.pieces() < 32:
-            assert done == max(0, min(n, self.room - offset))
-        self.expect(offset, data[:done])
-
-    @precondition(lambda self: not self.ahead)
-    @rule(n=st.integers(1, 140), part=st.floats(0, 1))
-    def reserve_commit(self, n: int, part: float) -> None:
-        with self.tx.reserve(n) as view:
-            assert len(view) <= min(n, self.room)
-            assert len(view) or not self.room
-            data = self.fresh(round(len(view) * part))
-            view[: len(data)] = data
-        self.tx.commit(len(data))
-        self.expect(0, data)
-
-    @rule(n=st.integers(0, 140))
-    def read(self, n: int) -> None:
-        assert self.rx.try_read(n) == self.visible[:n]
-        del self.visible[:n]
-
-    @rule(n=st.integers(0, 140))
-    def read_into(self, n: int) -> None:
-        if self.visible:
-            out = bytearray(n)
-            done = self.rx.read_into(out)
-            assert out[:done] == self.visible[:n]
-            del self.visible[:done]
-
-    @rule(offset=st.integers(0, 140), n=st.integers(0, 140))
-    def peek(self, offset: int, n: int) -> None:
-        assert self.rx.peek(offset, n) == self.visible[offset : offset + n]
-
-    @rule(n=st.integers(0, 140))
-    def skip(self, n: int) -> None:
-        assert self.rx.skip(n) == min(n, len(self.visible))
-        del self.visible[:n]
-
-    @rule(n=st.integers(1, 140), part=st.floats(0, 1))
-    def view_release(self, n: int, part: float) -> None:
-        with self.rx.view(n) as view:
-            assert bytes(view) == self.visible[: len(view)]
-            assert len(view) or not self.visible
-            done = round(len(view) * part)
-        self.rx.release(done)
-        del self.visible[:done]
-
-    @precondition(lambda self: self.fifo is not None)
-    @rule()
-    def hand_the_roles_on(self) -> None:
-        assert self.fifo is not None
-        self.tx.close()
-        self.rx.close()
-        self.tx, self.rx = self.fifo.writer(), self.fifo.reader()
-        self.ahead.clear()
-
-    @invariant()
-    def counters_agree(self) -> None:
-        if self.fifo is not None:
-            assert self.fifo.stats()["used"] == len(self.visible)
-            assert self.tx.held == len(self.ahead)
-
-    def teardown(self) -> None:
-        if self.fifo is not None:
-            self.tx.close()
-            self.rx.close()
-            self.fifo.close()
-
-
-TestFifo = FifoModel.TestCase
-TestFifo.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

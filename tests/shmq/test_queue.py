@@ -17,9 +17,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shmq import CorruptSegment, Mutex, Queue, Ring, _native
 from tests.shmq.helpers import until
@@ -552,52 +549,3 @@ def test_pages_of_a_message_that_a_dead_producer_was_writing_are_given_back(boun
 
 
 # ---- against a plain model
-
-
-class Model(RuleBasedStateMachine):
-    """A queue with two handles against a list; every call without waiting, every answer compared."""
-
-    things = st.one_of(st.integers(), st.binary(max_size=200), st.builds(bytes, st.integers(300, 3000)),
-                       st.lists(st.text(max_size=5), max_size=5))  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = Queue(7, capacity=4096)
-        self.second = Queue._in(type(self.first.segment)._adopt(os.dup(self.first.segment.fd), "queue", "1", None))
-        self.model: list[object] = []
-
-    @rule(thing=things, second=st.booleans())
-    def put(self, thing: object, second: bool) -> None:
-        queue = self.second if second else self.first
-        if len(self.model) < 7:
-            queue.put(thing, timeout=0)
-            self.model.append(thing)
-        else:
-            with pytest.raises(stdlib_queue.Full):
-                queue.put(thing, timeout=0)
-
-    @rule(second=st.booleans())
-    @precondition(lambda self: self.model)
-    def get(self, second: bool) -> None:
-        assert (self.second if second else self.first).get(timeout=0) == self.model.pop(0)
-
-    @rule(second=st.booleans())
-    @precondition(lambda self: not self.model)
-    def get_from_empty(self, second: bool) -> None:
-        with pytest.raises(stdlib_queue.Empty):
-            (self.second if second else self.first).get_nowait()
-
-    @invariant()
-    def sizes_agree(self) -> None:
-        for queue in (self.first, self.second):
-            assert queue.qsize() == len(self.model)
-            assert queue.empty() == (not self.model)
-            assert queue.full() == (len(self.model) == 7)
-
-    def teardown(self) -> None:
-        self.first.close()
-        self.second.close()
-
-
-TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
