@@ -116,6 +116,7 @@ def new_tcp(config: HostConfig, fifos: FifoMemory | None = None) -> tuple[Tcp, l
         boards_free=np.arange(boards - 1, -1, -1, dtype="i4"),
         lis=np.zeros(config.listeners, LISTENER),
         queue=np.zeros(2 * con_ring, ENTRY),
+        heap=np.zeros(2 * con_ring, ENTRY),
         stray=np.zeros(STRAYS, STRAY),
         seg=np.zeros(1, SEGMENT),
         stat=np.zeros(1, STATISTICS),

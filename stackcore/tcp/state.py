@@ -38,8 +38,8 @@ F_TS = 4
 F_SACK = 8
 F_ACK_NOW = 16
 """An ACK is owed at once."""
-F_READY = 32
-"""Stands in the queue of connections with something to send."""
+F_RECONNECT = 32
+"""Took over the ports of a connection in TIME-WAIT."""
 F_FIN = 64
 """The owner sends no more: a FIN follows the last byte."""
 F_FIN_SENT = 128
@@ -49,8 +49,8 @@ F_NO_READER = 1024
 """The owner has closed: incoming data is answered by a reset (RFC 9293 section 3.6.1)."""
 F_PROBE = 2048
 """Send a window probe (or a keep-alive) now."""
-F_WND_CLOSED = 4096
-"""The window we advertised last had no room: tell the peer when there is."""
+F_PROBED = 4096
+"""The one octet beyond ``snd_una`` went into a closed window."""
 F_RXT = 8192
 """Recovery mode ``flag``: retransmit when the output node comes by."""
 F_QUEUED = 16384
@@ -65,9 +65,9 @@ OPEN, FAST, LOSS = range(3)
 """No recovery, fast recovery (RFC 6582, 6675), after a retransmission timeout (RFC 5681 section 3.1, 6675 section 5.1)."""
 
 # ---- timers ----
-T_RETRANSMIT, T_DELACK, T_KEEPALIVE, T_WAITCLOSE = range(4)
+T_RETRANSMIT, T_DELACK, T_KEEPALIVE, T_WAITCLOSE, T_PACE = range(5)
 """T_RETRANSMIT also probes a closed window; T_WAITCLOSE is TIME-WAIT and how long a closed socket's connection lingers."""
-TIMERS = 4
+TIMERS = 5
 
 # ---- notes to the owner of a slot ----
 NOTE_ACCEPT = 1
@@ -114,8 +114,8 @@ CONFIG = np.dtype(
             "initial_window", "challenge_limit", "challenge_left", "challenge_until", "checksum",
             "secret0", "secret1",
             # D1
-            "recovery", "policy", "budget", "queue_head", "queue_tail", "queue_mask", "queue_limit", "trap",
-            "in_pass",
+            "recovery", "policy", "budget", "queue_head", "queue_tail", "queue_mask", "queue_limit", "heap_size",
+            "trap",
         )
     ]
 )  # fmt: skip
@@ -126,11 +126,12 @@ CONNECTION = np.dtype(
         (name, "i8")
         for name in (
             "local_addr", "remote_addr", "iss", "snd_una", "snd_nxt", "snd_wnd", "snd_wl1", "snd_wl2", "max_wnd",
-            "fin_seq", "irs", "rcv_nxt", "rcv_adv", "last_ack",
+            "fin_seq", "irs", "rcv_nxt", "rcv_adv", "rcv_fin", "last_ack", "last_ooo",
             "ts_recent", "ts_recent_at", "ts_offset",
             "srtt", "rttvar", "rto", "rtt_seq", "rtt_at",
             "cwnd", "ssthresh", "cc0", "cc1", "cc2", "cc3", "cc4", "cc5",
-            "recover", "high_rxt", "rescue", "sacked", "pipe", "progress_at", "closed_at", "pace_at",
+            "recover", "high_rxt", "rescue", "sacked", "pipe", "progress_at", "heard_at", "sent_at", "closed_at",
+            "pace_at",
         )
     ]
     + [
@@ -138,14 +139,18 @@ CONNECTION = np.dtype(
         for name in (
             "state", "generation", "slot", "flags", "local_port", "remote_port", "hash_next", "listener", "mss",
             "snd_scale", "rcv_scale", "recovery", "dupacks", "board", "backoff", "unacked", "probes", "error",
-            "queue_at", "retransmits",
+            "queue_at", "retransmits", "in_ready", "limited",
         )
     ]
 )  # fmt: skip
-"""``unacked``: full-sized segments received and not yet acknowledged. ``cc0..5`` belong to the congestion control."""
+"""``fin_seq``, ``rcv_fin``: the number of our FIN and the peer's, 0: not known yet. ``last_ack``: the ACK we sent last.
+``rescue``: RFC 6675's RescueRxt. ``progress_at``: when the peer last acknowledged something, ``heard_at``: when it last
+sent anything. ``in_ready`` belongs to the index, not to the connection: it survives a free, so that an index stands at
+most once in the queue of connections with something to send. ``unacked``: full-sized segments received and not yet acknowledged. ``cc0..5`` belong to the congestion control."""
 
-SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "pad")])
-"""``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when free."""
+SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed")])
+"""``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when
+free; ``closed`` when the owner has no more interest: the slot is free as soon as the transport has let go, too."""
 
 TIMER = np.dtype([("expiry", "i8"), ("due", "i8"), ("next", "i4"), ("prev", "i4")])
 """``expiry`` ns, 0: stopped. ``due`` the tick at which it is linked into the wheel, -1: it is not."""
@@ -233,7 +238,9 @@ class Tcp(NamedTuple):
     lis: np.ndarray[Any, Any]
     """LISTENER[listeners]"""
     queue: np.ndarray[Any, Any]
-    """ENTRY[power of two]: D1's retransmit queue"""
+    """ENTRY[power of two >= 2 * connections]: D1's retransmit queue, in the order of arrival"""
+    heap: np.ndarray[Any, Any]
+    """ENTRY[as many]: the same entries by deadline, for the policy that wants them so"""
     stray: np.ndarray[Any, Any]
     """STRAY[256]"""
     seg: np.ndarray[Any, Any]
