@@ -106,7 +106,7 @@ def test_bad_arguments():
 
 
 def test_sizes():
-    assert [slots(size) for size in (16, 32, 1024, 65536)] == [1024, 1024, 256, 16]
+    assert [slots(size) for size in (16, 32, 1024, 65536, 1 << 20)] == [1024, 1024, 1024, 64, 16]
     assert [batch_size(size) for size in (16, 32, 1024, 65536)] == [256, 256, 8, 4]
     assert set(two_cpus()) <= os.sched_getaffinity(0)
     with RingLink(32)._ring as ring:
