@@ -10,6 +10,13 @@ static inline void copy_record(void *to, const void *from, uint32_t size)
         memcpy(to, from, size);
 }
 
+/* Records between two looks at the clock: a megabyte of them at most, so that a short run sees enough of them. */
+static uint64_t look_every(const ref_options *o)
+{
+    uint64_t records = (1 << 20) / o->size;
+    return records < 1 ? 1 : records > 4096 ? 4096 : records;
+}
+
 static uint64_t stream_bytes(const ref_options *o)
 {
     return o->size >= sizeof(uint64_t) ? ref_ring_space(o, o->size) : 0;
@@ -62,12 +69,12 @@ static ref_result stream_parent(const ref_options *o, ref_control *control, uint
     if (shmq_producer_bind(&out, shared, ref_ring_space(o, o->size)) != SHMQ_OK)
         ref_die("the ring cannot be bound");
     ref_clock clock = ref_clock_start(o);
-    uint64_t look = 0;
+    uint64_t look = 0, every = look_every(o);
     for (;;) {
         if (number >= look) {
             /* what the consumer has released counts, not what lies in the ring */
             uint64_t done = atomic_load_explicit(&out.ring->head, memory_order_acquire);
-            look = number + 4096;
+            look = number + every;
             now = shmq_now_ns();
             if (!from && now >= clock.from)
                 from = now, before = done;
