@@ -206,10 +206,12 @@ static int peer_died(shmq_end *self)
 
 static int wait_in_slices(shmq_end *self, int64_t deadline)
 {
+    shmq_wait_policy policy = self->wait;
     for (;;) {
         int rc;
+        int64_t began = shmq_now_ns();
         Py_BEGIN_ALLOW_THREADS
-        rc = shmq_cell_wait(self->cell, self->wait, deadline, SHMQ_SLICE_NS, self->kind->ready, self);
+        rc = shmq_cell_wait(self->cell, policy, deadline, SHMQ_SLICE_NS, self->kind->ready, self);
         Py_END_ALLOW_THREADS
         if (rc == SHMQ_OK)
             return 1;
@@ -217,6 +219,8 @@ static int wait_in_slices(shmq_end *self, int64_t deadline)
             return -1;
         if (rc == SHMQ_TIMEOUT)
             return self->kind->ready(self);
+        if (shmq_now_ns() - began >= SHMQ_SLICE_NS)
+            policy = shmq_wait_long(policy);
     }
 }
 

@@ -54,11 +54,16 @@ static int64_t room_for(shmq_end *self, uint64_t want)
 /* The ring is full; does not excuse a record that would never fit. */
 static int refuse_or_full(shmq_end *self, PyObject *record)
 {
-    Py_buffer buffer;
-    if (PyObject_GetBuffer(record, &buffer, PyBUF_SIMPLE) < 0)
-        return -1;
-    Py_ssize_t size = buffer.len;
-    PyBuffer_Release(&buffer);
+    Py_ssize_t size;
+    if (PyBytes_CheckExact(record)) { /* a polled full ring comes here all the time */
+        size = PyBytes_GET_SIZE(record);
+    } else {
+        Py_buffer buffer;
+        if (PyObject_GetBuffer(record, &buffer, PyBUF_SIMPLE) < 0)
+            return -1;
+        size = buffer.len;
+        PyBuffer_Release(&buffer);
+    }
     if (size == (Py_ssize_t)self->producer.slot_size)
         return 0;
     wrong_size(self, size);

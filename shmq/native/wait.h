@@ -50,6 +50,14 @@ static inline shmq_wait_policy shmq_wait_default(shmq_wait_kind kind)
     return p;
 }
 
+/* The policy for what is left of a wait after a sleep that nobody ended: what takes so long is not found by spinning. */
+static inline shmq_wait_policy shmq_wait_long(shmq_wait_policy p)
+{
+    if (p.kind != SHMQ_WAIT_SPIN)
+        p.spins = 0, p.yields = 0;
+    return p;
+}
+
 static inline long shmq_futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *ts)
 {
     return syscall(SYS_futex, word, op, value, ts, NULL, 0); /* not PRIVATE: across processes */
