@@ -17,6 +17,7 @@ BUILD_HASH: str = _shmq.build_hash
 """Hash over the native sources; the same in all modules of one build."""
 
 now_ns = extern("shmq_x_now_ns", 0)
+memcpy = extern("shmq_x_memcpy", 3)
 sched_yield = extern("shmq_x_sched_yield", 0)
 relax = extern("shmq_x_relax", 0)
 ring_push = extern("shmq_x_push", 2)
