@@ -20,6 +20,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ JIT: bool = os.environ.get("STACKCORE_JIT", "1") != "0"
 _symbols: dict[str, int] = {}
 _build_hash: str | None = None
 _cache_dir: Path | None = None
-_plugin_sources: list[Path] = []
+_plugins: dict[str, Path] = {}
 _kernels: list[Any] = []
 
 
@@ -57,7 +58,7 @@ def _sources() -> Iterable[Path]:
     package = Path(__file__).resolve().parent
     for folder in (package, package.parent / "workloads"):
         yield from sorted(folder.rglob("*.py"))
-    yield from _plugin_sources
+    yield from _plugins.values()
 
 
 def _key() -> str:
@@ -70,7 +71,7 @@ def _key() -> str:
     for path in _sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     facts = (
-        str(_build_hash), sys.version, numba.__version__, llvmlite.__version__, numpy.__version__,
+        str(_build_hash), *_plugins, sys.version, numba.__version__, llvmlite.__version__, numpy.__version__,
         platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(),
     )  # fmt: skip
     digest.update("\0".join(facts).encode())
@@ -131,17 +132,20 @@ def extern(name: str, arguments: int) -> Callable[..., int]:
     return compiled
 
 
-def compose(name: str, choices: Iterable[tuple[str, str]], parameters: str) -> Callable[..., Any]:
+def compose(name: str, choices: Iterable[tuple[str, str]], parameters: str, result: bool = True) -> Callable[..., Any]:
     """One kernel that calls the ``policy``-th of several.
 
-    ``choices`` are (module, function) pairs; ``parameters`` the comma-separated names they take. The branch is
+    ``choices`` are (module, expression) pairs, the expression most often a function's name; ``parameters`` the
+    comma-separated names they take; ``result`` False: they are called for their effect, and it returns 0. The branch is
     written as a module into the cache folder, because a closure over kernels would be compiled anew at every start.
     """
     lines = ["from stackcore.kernel import kernel"]
     body = ["", "", "@kernel", f"def {name}(policy, {parameters}):"]
-    for i, (module, function) in enumerate(choices):
-        lines.append(f"from {module} import {function} as choice_{i}")
-        body += [f"    if policy == {i}:", f"        return choice_{i}({parameters})"]
+    for i, (module, expression) in enumerate(choices):
+        root = re.split(r"\W", expression)[0]
+        lines += [f"from {module} import {root} as root_{i}", f"choice_{i} = root_{i}{expression.removeprefix(root)}"]
+        call = f"choice_{i}({parameters})"
+        body += [f"    if policy == {i}:", f"        return {call}" if result else f"        {call}\n        return 0"]
     body.append("    return -1")
     text = "\n".join(lines + body) + "\n"
     path = cache_dir() / f"composed_{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.py"
@@ -156,6 +160,17 @@ def compose(name: str, choices: Iterable[tuple[str, str]], parameters: str) -> C
     spec.loader.exec_module(module_object)
     chosen: Callable[..., Any] = getattr(module_object, name)
     return chosen
+
+
+def add_plugin(name: str, source: str | Path) -> None:
+    """Kernels decorated from here on may call into ``source``: they are cached apart from those made without it.
+
+    ``name`` says which part of the file is meant. Those decorated before keep their place: they do not call the plug-in.
+    """
+    global _cache_dir
+    if name not in _plugins:
+        _plugins[name] = Path(source)
+        _cache_dir = None
 
 
 def cache_statistics() -> tuple[int, int]:

@@ -137,10 +137,7 @@ class TestCacheFolder:
 
     def test_a_changed_source_is_another_folder(self, tmp_path: Path) -> None:
         """Also a callee's, which numba's own cache would not see."""
-        code = (
-            "import stackcore.kernel as k, pathlib, sys\n"
-            "k._plugin_sources.append(pathlib.Path(sys.argv[1]))\n"
-        )
+        code = "import stackcore.kernel as k, sys\nk.add_plugin('plugin:A', sys.argv[1])\n"
         plugin = tmp_path / "plugin.py"
         names = set()
         for text in ("A = 1", "A = 2", "A = 1"):
