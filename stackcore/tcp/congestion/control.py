@@ -1,0 +1,118 @@
+"""What a congestion control is: five functions, and how one gets into the loop.
+
+A control is named, documented, and made of functions that take the connection's record ``con``
+(``stackcore.tcp.state.CONNECTION``) and integers. They may read ``mss``, ``snd_una``, ``snd_nxt``, ``srtt`` (ns, 0
+unknown) and ``backoff``, write ``cwnd`` and ``ssthresh`` (bytes), and keep what they like in ``cc0`` to ``cc5``. They
+return nothing.
+
+=============================  =========================================================================================
+``init(con, now)``             the handshake is complete, ``mss`` is known; ``cwnd`` 0 means "choose the initial window"
+``ack(con, acked, rtt, now)``  ``acked`` bytes were acknowledged for the first time, ``snd_una`` has moved; ``rtt`` the
+                               sample in ns or 0. Not called in fast recovery; called after a timeout
+``loss(con, kind, now)``       FAST: a segment was lost; LOSS: the timer expired, ``backoff`` is how often it had before
+``recovered(con, now)``        the recovery ends; ``con["recovery"]`` still says which
+``idle(con, now)``             something is to be sent after a retransmission timeout without anything in flight
+=============================  =========================================================================================
+
+They are compiled by Numba, so they are plain arithmetic: no allocation, no strings, no exceptions, ``//`` and ``>>``
+on numbers that are not negative. A function they call is decorated with :func:`stackcore.kernel.kernel` and lives in
+the same file: only that file is looked at when a compiled version is looked for in the cache.
+
+A plug-in is loaded before the loop is made, because the loop is compiled with it: :func:`load` says so if it is too
+late.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import FunctionType
+from typing import Any
+
+import stackcore.native  # noqa: F401  (before any kernel)
+from stackcore.kernel import add_plugin, kernel
+from stackcore.registry import switch
+from stackcore.tcp.congestion import reno
+
+GROUP = "stackcore.plugins"
+"""Entry point group of installed plug-ins."""
+
+CC = switch("cc", "congestion control", "cubic")
+
+
+class PluginError(ValueError):
+    """A plug-in cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class CongestionControl:
+    """A congestion control: what is not given is NewReno's."""
+
+    name: str
+    doc: str
+    init: Callable[..., Any] = reno.init
+    ack: Callable[..., Any] = reno.ack
+    loss: Callable[..., Any] = reno.loss
+    recovered: Callable[..., Any] = reno.recovered
+    idle: Callable[..., Any] = reno.idle
+
+
+HOOKS = tuple(f.name for f in fields(CongestionControl) if f.name not in ("name", "doc"))
+CONTROLS: dict[str, CongestionControl] = {}
+"""All that are known, by name, in the order of their values; their functions are kernels."""
+
+_loaded: set[str] = set()
+_closed = False
+
+
+def add(control: CongestionControl) -> None:
+    """Make ``control`` a choice of ``--cc``; plain functions become kernels."""
+    compiled: dict[str, Any] = {hook: kernel(f) for hook in HOOKS if isinstance(f := getattr(control, hook), FunctionType)}
+    CC.add(control.name, control.doc)
+    CONTROLS[control.name] = replace(control, **compiled)
+
+
+def load(where: str) -> CongestionControl:
+    """Load the plug-in ``module:NAME``, NAME being a :class:`CongestionControl`; twice is once.
+
+    The module is looked for where Python looks, and in the current folder. Raises :class:`PluginError`.
+    """
+    module_name, _, attribute = where.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise PluginError(f"--plugin {where}: write it as module:NAME, for example examples.stackcore.half:HALF")
+    if _closed and where not in _loaded:
+        raise PluginError(f"--plugin {where}: the loop is compiled already: load plug-ins before the engine is imported")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        spec = importlib.util.find_spec(module_name)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"no module {module_name} here or where Python looks")
+        add_plugin(where, spec.origin)
+        control = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise PluginError(f"--plugin {where}: {e}") from e
+    if not isinstance(control, CongestionControl):
+        raise PluginError(f"--plugin {where}: is a {type(control).__name__}, not a stackcore.tcp.congestion.CongestionControl")
+    if where not in _loaded:
+        add(control)
+        _loaded.add(where)
+    return CONTROLS[control.name]
+
+
+def load_installed() -> None:
+    """Load the plug-ins of the installed packages (entry points of GROUP), in the order of their names; once."""
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+        if entry.value not in _loaded:
+            load(entry.value)
+
+
+def close() -> None:
+    """The loop is about to be compiled: no more plug-ins from here on."""
+    global _closed
+    _closed = True
