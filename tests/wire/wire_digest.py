@@ -1,13 +1,16 @@
-"""Print a digest of everything that links did in a long mixed run: the same number compiled and interpreted."""
+"""Print a digest of what links did in a long mixed run, and of its capture: the same number compiled and interpreted."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
 from stackcore import kernel
 from stackcore.wire.link import LinkConfig, link_soonest, link_statistics, new_link
+from stackcore.wire.pcap import PcapWriter, pcap_put
 from tests.wire.frames import Pipe, numbered
 
 CONFIGS = (
@@ -22,6 +25,15 @@ CONFIGS = (
 
 def main() -> None:
     digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "all.pcap"
+        with PcapWriter(path, epoch=10**18, snaplen=200) as writer:
+            exercise(digest, writer)
+        digest.update(path.read_bytes())
+    print(int(kernel.JIT), digest.hexdigest())
+
+
+def exercise(digest: hashlib._Hash, writer: PcapWriter) -> None:
     for config in CONFIGS:
         pipe = Pipe(new_link(config), rows=3)
         steps = np.random.default_rng(config.seed).integers(0, 20_000, 600)
@@ -29,11 +41,11 @@ def main() -> None:
         for k, step in enumerate(steps.tolist()):
             now += step
             digest.update(b"%d" % pipe.send(numbered(k, 4 + step % 600), now))
+            pcap_put(writer.capture, pipe.frame.buf, 0, 4 + step % 600, now)
             for packet in pipe.deliver(now):
                 digest.update(b"%d:" % now + packet)
             digest.update(b"%d" % int(link_soonest(pipe.link)))
         digest.update(repr(link_statistics(pipe.link)).encode())
-    print(int(kernel.JIT), digest.hexdigest())
 
 
 if __name__ == "__main__":
