@@ -64,13 +64,19 @@ def halfsiphash13(key0, key1, word0, word1, word2, last):
 
 
 @kernel
+def _keyed(cfg, laddr, lport, raddr, rport, use):
+    """Ports may come as a record's int32, in which a shift would overflow without the compiler."""
+    ports = int(lport) << 16 | int(rport)
+    return halfsiphash13(int(cfg["secret0"]), int(cfg["secret1"]), int(laddr), int(raddr), ports, use)
+
+
+@kernel
 def isn(cfg, laddr, lport, raddr, rport, now):
     """The 32-bit initial sequence number for this 4-tuple at ``now`` (ns)."""
-    f = halfsiphash13(int(cfg["secret0"]), int(cfg["secret1"]), laddr, raddr, lport << 16 | rport, _FOR_ISN)
-    return (now // 4000 + f) & _M32
+    return (now // 4000 + _keyed(cfg, laddr, lport, raddr, rport, _FOR_ISN)) & _M32
 
 
 @kernel
 def flow_hash(cfg, laddr, lport, raddr, rport):
     """32 bits that choose the 4-tuple's bucket."""
-    return halfsiphash13(int(cfg["secret0"]), int(cfg["secret1"]), laddr, raddr, lport << 16 | rport, _FOR_TABLE)
+    return _keyed(cfg, laddr, lport, raddr, rport, _FOR_TABLE)
