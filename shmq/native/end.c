@@ -363,22 +363,22 @@ PyObject *shmq_end_lend(shmq_end *self, void *at, uint64_t bytes, uint64_t units
 }
 
 /* Release one view, or each of a tuple. False, with an exception set, while an array stands on one. */
-static bool release_views(PyObject *views)
+static bool release_views(const shmq_state *state, PyObject *views)
 {
     if (PyTuple_Check(views)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(views); i++)
-            if (!release_views(PyTuple_GET_ITEM(views, i)))
+            if (!release_views(state, PyTuple_GET_ITEM(views, i)))
                 return false;
         return true;
     }
-    PyObject *done = PyObject_CallMethod(views, "release", NULL);
+    PyObject *done = PyObject_CallMethodNoArgs(views, state->release);
     Py_XDECREF(done);
     return done != NULL;
 }
 
 bool shmq_end_take_back(shmq_end *self)
 {
-    if (!release_views(self->view) || ((shmq_lease *)self->lease)->exports > 0) {
+    if (!release_views(self->state, self->view) || ((shmq_lease *)self->lease)->exports > 0) {
         PyErr_Format(PyExc_BufferError, "a slice or an array over the %s view is alive: drop it first", self->kind->lent);
         return false;
     }

@@ -137,6 +137,9 @@ static int module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++)
         if (add_type(module, specs[i]) < 0)
             return -1;
+    state->release = PyUnicode_InternFromString("release");
+    if (!state->release)
+        return -1;
     state->lease = (PyTypeObject *)PyType_FromModuleAndSpec(module, &shmq_lease_spec, NULL);
     if (!state->lease)
         return -1;
@@ -190,6 +193,7 @@ static int state_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->corrupt);
     Py_VISIT(state->owner_died);
     Py_VISIT(state->lease);
+    Py_VISIT(state->release);
     return 0;
 }
 
@@ -203,6 +207,7 @@ static int state_clear(PyObject *module)
     Py_CLEAR(state->corrupt);
     Py_CLEAR(state->owner_died);
     Py_CLEAR(state->lease);
+    Py_CLEAR(state->release);
     return 0;
 }
 

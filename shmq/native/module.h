@@ -12,6 +12,7 @@ typedef struct {
     PyObject *full, *empty; /* of the module queue */
     PyObject *role_taken, *peer_died, *corrupt, *owner_died;
     PyTypeObject *lease;
+    PyObject *release; /* the name of a memoryview's method */
 } shmq_state;
 
 /* Signals are looked at, and a silent peer is looked for, at least this often during a blocking call. */
