@@ -25,6 +25,8 @@ FULL_CHECK = 16
 _EDGE = 64
 _CHUNK = 256
 _PATIENCE = 4096
+_SET = 1 << 18
+"""Bytes of large messages: they stay in the sender's second-level cache, beside the places they are copied to."""
 _BLOCK = 16
 """Round trips timed at once."""
 
@@ -83,7 +85,7 @@ class Messages:
     def __init__(self, size: int, as_received: Callable[[bytes], bytes]) -> None:
         batch = batch_size(size)
         self.size, self.batch = size, batch
-        self.count = 13 * batch if size <= 1024 else 8
+        self.count = 13 * batch if size <= 1024 else max(4, min(8, _SET // size))
         self.sent = [_message(number, size) for number in range(self.count)]
         self.end = b"\xff" * size
         self.expected = [as_received(message) for message in self.sent] * 2
@@ -219,10 +221,14 @@ def _until_stopped(items: Sequence[_T], control: Control) -> Iterator[_T]:
         yield item
 
 
+def _chunks(messages: Messages) -> list[list[bytes]]:
+    """Return the messages in pieces, after each of which a sender looks whether it is to stop."""
+    return [messages.sent[at : at + _CHUNK] for at in range(0, messages.count, _CHUNK)]
+
+
 def _send_single(sender: Sender, messages: Messages, control: Control) -> int:
     send, sent = sender.send, 0
-    chunks = [messages.sent[at : at + _CHUNK] for at in range(0, messages.count, _CHUNK)]
-    for chunk in _until_stopped(chunks, control):
+    for chunk in _until_stopped(_chunks(messages), control):
         if sender.waits:
             for message in chunk:
                 send(message)
@@ -259,13 +265,13 @@ def _send_arrays(sender: Sender, messages: Messages, control: Control) -> int:
 def _send_views(sender: Sender, messages: Messages, control: Control) -> int:
     lend, publish, sent = sender.lend, sender.publish, 0
     assert lend is not None and publish is not None
-    upcoming = _until_stopped(messages.sent, control)
-    while (message := next(upcoming, None)) is not None:
-        while (view := lend()) is None:
-            pass
-        view[:] = message
-        publish()
-        sent += 1
+    for chunk in _until_stopped(_chunks(messages), control):
+        for message in chunk:
+            while (view := lend()) is None:
+                pass
+            view[:] = message
+            publish()
+        sent += len(chunk)
     return sent
 
 
