@@ -15,7 +15,6 @@ the queue is bounded by the number of slots whatever happens. The owner takes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,7 +145,8 @@ CONNECTION = np.dtype(
 """``fin_seq``, ``rcv_fin``: the number of our FIN and the peer's, 0: not known yet. ``last_ack``: the ACK we sent last.
 ``rescue``: RFC 6675's RescueRxt. ``progress_at``: when the peer last acknowledged something, ``heard_at``: when it last
 sent anything. ``in_ready`` belongs to the index, not to the connection: it survives a free, so that an index stands at
-most once in the queue of connections with something to send. ``unacked``: full-sized segments received and not yet acknowledged. ``cc0..5`` belong to the congestion control."""
+most once in the queue of connections with something to send. ``unacked``: full-sized segments received and not yet
+acknowledged. ``cc0..5`` belong to the congestion control."""
 
 SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed")])
 """``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when
