@@ -182,6 +182,8 @@ def sack_pipe(t, c):
     """SetPipe(), section 4: bytes that are thought to be in the network."""
     con = t.con[c]
     una = int(con["snd_una"])
+    if con["board"] < 0 and con["recovery"] != LOSS:
+        return int(con["snd_nxt"]) - una  # FlightSize; what fast recovery retransmitted without SACK had left the network
     again = una  # [una, again) has been retransmitted
     given_up = una  # [again, given_up) was lost in a timeout
     recovery = int(con["recovery"])
