@@ -29,6 +29,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from types import FunctionType
@@ -66,15 +67,16 @@ HOOKS = tuple(f.name for f in fields(CongestionControl) if f.name not in ("name"
 CONTROLS: dict[str, CongestionControl] = {}
 """All that are known, by name, in the order of their values; their functions are kernels."""
 
-_loaded: set[str] = set()
+_loaded: dict[str, CongestionControl] = {}
 _closed = False
 
 
-def add(control: CongestionControl) -> None:
-    """Make ``control`` a choice of ``--cc``; plain functions become kernels."""
-    compiled: dict[str, Any] = {hook: kernel(f) for hook in HOOKS if isinstance(f := getattr(control, hook), FunctionType)}
+def add(control: CongestionControl) -> CongestionControl:
+    """Make ``control`` a choice of ``--cc``, its plain functions kernels. ValueError when its name is taken."""
     CC.add(control.name, control.doc)
+    compiled: dict[str, Any] = {hook: kernel(f) for hook in HOOKS if isinstance(f := getattr(control, hook), FunctionType)}
     CONTROLS[control.name] = replace(control, **compiled)
+    return CONTROLS[control.name]
 
 
 def load(where: str) -> CongestionControl:
@@ -82,34 +84,44 @@ def load(where: str) -> CongestionControl:
 
     The module is looked for where Python looks, and in the current folder. Raises :class:`PluginError`.
     """
-    module_name, _, attribute = where.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise PluginError(f"--plugin {where}: write it as module:NAME, for example examples.stackcore.half:HALF")
-    if _closed and where not in _loaded:
+    if where in _loaded:
+        return _loaded[where]
+    if _closed:
         raise PluginError(f"--plugin {where}: the loop is compiled already: load plug-ins before the engine is imported")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        spec = importlib.util.find_spec(module_name)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"no module {module_name} here or where Python looks")
-        add_plugin(where, spec.origin)
-        control = getattr(importlib.import_module(module_name), attribute)
+        _loaded[where] = add(_find(where))
     except (ImportError, AttributeError, ValueError) as e:
         raise PluginError(f"--plugin {where}: {e}") from e
+    return _loaded[where]
+
+
+def _find(where: str) -> CongestionControl:
+    """The object that ``where`` names; whatever is compiled from here on is kept apart by its source."""
+    module_name, _, attribute = where.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ValueError("write it as module:NAME, for example examples.stackcore.half:HALF")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"there is no module {module_name} here or where Python looks")
+    add_plugin(where, spec.origin)
+    control = getattr(importlib.import_module(module_name), attribute)
     if not isinstance(control, CongestionControl):
-        raise PluginError(f"--plugin {where}: is a {type(control).__name__}, not a stackcore.tcp.congestion.CongestionControl")
-    if where not in _loaded:
-        add(control)
-        _loaded.add(where)
-    return CONTROLS[control.name]
+        raise ValueError(f"it is of type {type(control).__name__}, not a stackcore.tcp.congestion.CongestionControl")
+    return control
 
 
 def load_installed() -> None:
-    """Load the plug-ins of the installed packages (entry points of GROUP), in the order of their names; once."""
+    """Load the plug-ins of the installed packages (entry points of GROUP), in the order of their names; once.
+
+    One that cannot be used is a warning: the stack works without it.
+    """
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-        if entry.value not in _loaded:
+        try:
             load(entry.value)
+        except PluginError as e:
+            warnings.warn(f"an installed plug-in is left out: {e}", RuntimeWarning, stacklevel=2)
 
 
 def close() -> None:

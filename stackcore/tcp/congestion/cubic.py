@@ -2,8 +2,8 @@
 
 Promise: the window follows W_cubic(t) = C (t - K)^3 + W_max of section 4.2, but not less than Reno would have (4.3),
 never more than half again per round trip, and shrinks by beta = 0.7 (4.6) with fast convergence (4.7). Time that the
-application did not fill does not count (5.8): the clock of the epoch stands still meanwhile. Slow start is Reno's
-(4.10). Bytes and nanoseconds throughout.
+application did not fill does not count (5.8): the clock of the epoch stands still meanwhile. Slow start is Reno's,
+where section 4.10 prefers HyStart++. Bytes and nanoseconds throughout.
 
 Arithmetic is float64 with +, -, *, / only, all correctly rounded, so that compiled and interpreted agree to the last
 bit; the cube root is Newton's for the same reason. The increment of an ACK is rounded down to bytes: below 1/cwnd of
