@@ -43,6 +43,8 @@ class Suite(abc.ABC):
     question: ClassVar[str]
     always: ClassVar[bool] = True
     """Part of a run that names no suite; False for what is about other people's software."""
+    share: ClassVar[float] = 1.0
+    """The part of the plan's seconds that a visit measures."""
 
     @abc.abstractmethod
     def cells(self, plan: Plan) -> list[Cell]:

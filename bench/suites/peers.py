@@ -22,8 +22,6 @@ from bench.suites.base import Plan, Suite, median_of, total_of
 from bench.tables import MISSING, Analysis, Chart, Column, Series, Table, number
 from shmq.measure import KINDS, batch_size
 
-SHARE = 1 / 3
-"""A visit measures for this part of the plan's seconds: there are many visits."""
 SMALL = 32
 """The quick plan sends larger messages only through peers that are made for bytes."""
 ROUND_TRIPS = ("busy", "blocking")
@@ -40,6 +38,7 @@ FULL = (*QUICK, ("batch", 1024), ("array", 1024), ("view", 1024), ("busy", 1024)
 class PeersSuite(Suite):
     name = "peers"
     always = False
+    share = 1 / 3  # there are many visits
     question = "How fast are shmq's ring and channel beside what Python users can pick today, and beside plain C?"
 
     def cells(self, plan: Plan) -> list[Cell]:
@@ -54,7 +53,7 @@ class PeersSuite(Suite):
         return cells + [self._cell(plan, adapter, *QUICK[0], 1) for adapter in absent]
 
     def _cell(self, plan: Plan, adapter: Adapter, kind: str, size: int, times: int) -> Cell:
-        seconds = f"{plan.seconds * SHARE:.3f}"
+        seconds = f"{plan.seconds * self.share:.3f}"
         argv = ("bench.peers.run", adapter.name, "--kind", kind, "--size", str(size), "--seconds", seconds, "--json")
         factors = {"peer": adapter.name, "kind": kind, "size": size}
         return Cell(self.name, group_name(kind, size), adapter.name, argv, times, factors=factors)
