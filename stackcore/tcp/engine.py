@@ -10,6 +10,7 @@ from __future__ import annotations
 from stackcore.kernel import kernel
 from stackcore.native import fifo_avail, fifo_clear_event, fifo_room
 from stackcore.tcp.closing import tcp_abort, tcp_close, tcp_shutdown
+from stackcore.tcp.header import possible_sender
 from stackcore.tcp.input import tcp_input
 from stackcore.tcp.opening import start
 from stackcore.tcp.output import send_connection, send_strays
@@ -45,6 +46,7 @@ __all__ = [
 FIRST_PORT, PORTS = 49152, 16384
 """Ephemeral ports, RFC 6335 section 6."""
 _EINVAL, _EADDRINUSE, _ENOBUFS, _ENOTCONN, _EADDRNOTAVAIL, _ENFILE = -22, -98, -105, -107, -99, -23
+_ENETUNREACH = -101
 
 
 @kernel
@@ -156,6 +158,8 @@ def tcp_connect(t, lport, raddr, rport, now):
             return _EADDRNOTAVAIL
     elif find(t, cfg["addr"], lport, raddr, rport) >= 0:
         return _EADDRINUSE
+    if possible_sender(cfg, raddr, cfg["addr"]) == 0:
+        return _ENETUNREACH  # broadcast, multicast (RFC 9293 section 3.9.2.3, MUST-46), or ourselves
     if slots_left(t) <= 0:
         return _ENOBUFS
     c = con_alloc(t)

@@ -191,9 +191,7 @@ def take_data(t, c, con, seg, at, seq, now):
     if gap_closed or kept < length:
         ack_now(t, c)
         return
-    if length >= con["mss"]:
-        con["unacked"] += 1
-    if con["unacked"] >= 2:
+    if nxt - con["last_ack"] >= 2 * con["mss"]:
         ack_now(t, c)
     elif not timer_running(t, c, T_DELACK):
         if cfg["delack"] > 0:
@@ -207,6 +205,8 @@ def take_fin(t, c, con, seg, seq, now):
     """A FIN, perhaps ahead of the stream; it counts when everything before it is here."""
     if seg["flags"] & FIN and con["rcv_fin"] == 0:
         con["rcv_fin"] = seq + seg["len"]
+        if con["rcv_fin"] > con["rcv_nxt"]:
+            ack_now(t, c)  # something before it is missing: the sender should know (RFC 5681 section 4.2)
     if con["rcv_fin"] != 0 and con["rcv_fin"] == con["rcv_nxt"]:
         con["rcv_nxt"] += 1
         con["rcv_fin"] = 0

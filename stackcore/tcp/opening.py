@@ -44,6 +44,7 @@ from stackcore.tcp.state import (
     SYN_SENT,
     T_KEEPALIVE,
     T_RETRANSMIT,
+    S,
 )
 from stackcore.tcp.transitions import E_ACK_OF_SYN, E_CLOSE, E_SYN, E_SYN_ACK, NEXT
 from stackcore.tcp.wheel import timer_set, timer_stop
@@ -52,6 +53,8 @@ DEFAULT_MSS = 536
 """RFC 9293 section 3.7.1, MUST-15: when the peer names none."""
 MIN_MSS = 64
 """A peer that names less (or zero) would make us send headers only; so does everybody's minimum."""
+RTO_UNKNOWN = 3 * S
+"""RFC 6298 rule 5.7: when data begins to flow and the SYN's timer had expired."""
 _TS_BYTES = 12
 _IP_TCP = 40
 _ECONNREFUSED = 111
@@ -224,6 +227,8 @@ def established(t, c, seg, event, now):
         elapsed = (now // MS + con["ts_offset"] - seg["tsecr"]) & 0xFFFFFFFF
         if elapsed < cfg["rto_max"] // MS:
             rtt_sample(cfg, con, max(elapsed, 1) * MS)
+    if con["srtt"] == 0:  # our SYN was sent twice, so nothing is known (RFC 6298 rule 5.7)
+        con["rto"] = min(max(cfg["rto_init"], RTO_UNKNOWN), cfg["rto_max"])
     passive = con["flags"] & F_HALF_OPEN != 0
     if passive:
         half_open_over(t, c)

@@ -145,7 +145,6 @@ def emit(t, c, buf, lengths, used, seq, n, flags):
     lengths[used] = finish(cfg, buf, used, options, n)
     if flags & ACK:
         con["last_ack"] = con["rcv_nxt"]
-        con["unacked"] = 0
         con["flags"] &= ~F_ACK_NOW
         timer_stop(t, c, T_DELACK)
     stat = t.stat[0]

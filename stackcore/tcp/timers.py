@@ -40,8 +40,7 @@ _ETIMEDOUT = 110
 def syn_timeout(t, c, now):
     """No answer to a SYN or SYN,ACK."""
     cfg, con = t.cfg[0], t.con[c]
-    con["backoff"] += 1
-    if con["backoff"] > cfg["syn_retries"]:
+    if con["backoff"] >= cfg["syn_retries"]:
         t.stat[0]["gave_up"] += 1
         if con["flags"] & F_HALF_OPEN:
             con_free(t, c)
@@ -83,6 +82,13 @@ def probe_timeout(t, c, now):
 
 
 @kernel
+def answers_but_closed(con, now):
+    """The peer has shrunk its window to nothing and said so again since the last timeout: data beyond the right edge does
+    not end the connection (RFC 9293 section 3.8.6, SHLD-17, MUST-34)."""
+    return con["snd_wnd"] == 0 and now - con["heard_at"] < con["rto"]
+
+
+@kernel
 def retransmit_timeout(t, c, now):
     cfg, con = t.cfg[0], t.con[c]
     state = con["state"]
@@ -95,12 +101,11 @@ def retransmit_timeout(t, c, now):
         if con["flags"] & F_PROBED or unsent(t, c) > 0:
             probe_timeout(t, c, now)
         return
-    if con["backoff"] >= cfg["retries"]:
+    if con["backoff"] >= cfg["retries"] and not answers_but_closed(con, now):
         t.stat[0]["gave_up"] += 1
         abort(t, c, _ETIMEDOUT, True)
         return
     enter_loss(t, c, now)
-    con["backoff"] += 1
     rto_backoff(cfg, con)
     timer_set(t, c, T_RETRANSMIT, now + con["rto"])
 
