@@ -78,7 +78,7 @@ def grow(t, c, acked, flight, rtt, now):
 @kernel
 def new_ack(t, c, seg, ack, now):
     """The peer has more than before."""
-    cfg, con = t.cfg[0], t.con[c]
+    con = t.con[c]
     flight = con["snd_nxt"] - con["snd_una"]
     acked = ack - con["snd_una"]
     measure(t, c, seg, ack, now)
