@@ -109,9 +109,27 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     import numba
 
     cache_dir()
-    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+    compiled = numba.njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=False)(function)
+    compiled.get_call_template = _one_width(compiled.get_call_template)
     _kernels.append(compiled)
     return compiled
+
+
+def _one_width(template: Callable[..., Any]) -> Callable[..., Any]:
+    """Let kernels that call a kernel see one version of it: every integer argument is an int64.
+
+    Numba would compile another for each mix of constants, int32 fields and int64 values that a caller passes.
+    """
+    from numba import types
+
+    def widened(kind: Any) -> Any:
+        kind = types.unliteral(kind)
+        return types.int64 if isinstance(kind, types.Integer) else kind
+
+    def get_call_template(arguments: Any, keywords: Any) -> Any:
+        return template(tuple(map(widened, arguments)), {name: widened(kind) for name, kind in keywords.items()})
+
+    return get_call_template
 
 
 def c_function(name: str, arguments: int) -> Callable[..., int]:

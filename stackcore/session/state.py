@@ -10,11 +10,12 @@ bounded by the number of sessions whatever happens, and an event is never alloca
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from stackcore.abi import abi
+from stackcore.bundle import Bundle
 
 # In the order in which they are sent when several wait for the same session.
 PEND_ACCEPTED = 1
@@ -77,7 +78,7 @@ END_BYTES = 8 * END_WORDS
 HANDLE_BYTES = 8 * HANDLE_WORDS
 
 
-class Core(NamedTuple):
+class Core(Bundle):
     """What every kernel of the core gets. All arrays are one-dimensional unless said otherwise."""
 
     cfg: np.ndarray[Any, Any]

@@ -19,8 +19,11 @@ import numpy as np
 
 from stackcore.abi import abi
 from stackcore.histogram import BUCKETS
-from stackcore.registry import SWITCHES
+from stackcore.tcp import retransmit as _modes  # noqa: F401  (registers its choices)
 from stackcore.tcp.config import HostConfig, nanoseconds, packed_address
+from stackcore.tcp.congestion import CC
+from stackcore.tcp.retransmit import policy as _policies  # noqa: F401  (registers its choices)
+from stackcore.tcp.retransmit.switches import POLICY, RECOVERY
 from stackcore.tcp.state import (
     BOARD_WORDS,
     CONFIG,
@@ -169,9 +172,8 @@ def _set_constants(cfg: Any, config: HostConfig) -> None:
         cfg[name] = getattr(config, name)
     cfg["wscale"] = config.offered_scale
     cfg["challenge_left"] = config.challenge_limit
-    for field, switch in (("cc", "cc"), ("recovery", "recovery"), ("policy", "retransmit-policy")):
-        if switch in SWITCHES:
-            cfg[field] = SWITCHES[switch][getattr(config, field)].value
+    for field, switch in (("cc", CC), ("recovery", RECOVERY), ("policy", POLICY)):
+        cfg[field] = switch[getattr(config, field)].value
     secret = hashlib.sha256(os.urandom(32) if config.seed is None else b"stackcore.tcp %d" % config.seed).digest()
     cfg["secret0"] = int.from_bytes(secret[:4], "little")
     cfg["secret1"] = int.from_bytes(secret[4:8], "little")

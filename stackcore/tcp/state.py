@@ -15,9 +15,11 @@ the queue is bounded by the number of slots whatever happens. The owner takes th
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from stackcore.bundle import Bundle
 
 # ---- RFC 9293 section 3.3.2 ----
 CLOSED, LISTEN, SYN_SENT, SYN_RCVD, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT = range(11)
@@ -206,7 +208,7 @@ STATISTICS = np.dtype(
 """Counters. ``rxt_*`` are the retransmit pass; ``freed_queued`` connections freed while they stood in its queue."""
 
 
-class Tcp(NamedTuple):
+class Tcp(Bundle):
     """One stack instance. All arrays are one-dimensional unless said otherwise."""
 
     cfg: np.ndarray[Any, Any]
