@@ -4,7 +4,7 @@
  * shared object. Nothing here allocates or blocks.
  *
  * A *token* names a process for as long as it lives: (pid << 32) | low 32 bits of its start
- * time in clock ticks (/proc/PID/stat field 22). A recycled pid has another start time, so a
+ * time in clock ticks (/proc/PID/task/PID/stat field 22). A recycled pid has another start time, so a
  * token of a dead process stays dead. Doubts: two processes in different pid namespaces may
  * share a token; segments record the namespace (segment.h). A process that calls exec keeps its token
  * though its handles are gone: what it held is free again only when it ends.
@@ -90,7 +90,8 @@ static inline shmq_proc_state shmq_proc_look(uint32_t pid, uint64_t *start)
     char path[40], line[1024];
     if ((int32_t)pid <= 0 || (kill((pid_t)pid, 0) < 0 && errno == ESRCH))
         return SHMQ_PROC_GONE;
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    /* the main thread's file: qemu's user emulation invents /proc/PID/stat for the process that asks, but not this */
+    snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return SHMQ_PROC_UNKNOWN; /* if it ended just now, the next look will tell */
