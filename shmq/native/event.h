@@ -42,6 +42,7 @@ static inline void shmq_event_set(shmq_event *e)
     while (!(was & 1))
         if (atomic_compare_exchange_weak_explicit(&e->word, &was, (was + 2) | 1, memory_order_release,
                                                   memory_order_relaxed)) {
+            SHMQ_STEP();
             atomic_fetch_add_explicit(&e->sets, 1, memory_order_relaxed);
             break;
         }

@@ -30,7 +30,10 @@
 
 #include "shmq/native/wait.h"
 
-#define SHMQ_DEATH_CHECK_NS (20 * 1000000) /* how long a waiter waits before it asks whether the holder lives */
+/* How long a waiter waits before it asks whether the holder lives; tests of many deaths make it shorter. */
+#ifndef SHMQ_DEATH_CHECK_NS
+#define SHMQ_DEATH_CHECK_NS (20 * 1000000)
+#endif
 
 /* What one handle did, in its own memory: counting must not touch the shared line. */
 typedef struct {
@@ -109,6 +112,7 @@ static inline int shmq_spin_acquire(shmq_spinlock *l, uint64_t self, int64_t tim
 
 static inline void shmq_spin_release(shmq_spinlock *l)
 {
+    SHMQ_STEP();
     atomic_store_explicit(&l->owner, 0, memory_order_release); /* pairs with the acquire in shmq_spin_try */
 }
 
@@ -151,7 +155,9 @@ static inline void shmq_rw_wake(shmq_rwlock *l)
      * count: a waiter that was killed costs one vain syscall, not one per release for ever. */
     if (__builtin_expect(atomic_load_explicit(&l->waiters, memory_order_seq_cst) != 0, 0)) {
         atomic_exchange_explicit(&l->waiters, 0, memory_order_seq_cst);
+        SHMQ_STEP();
         atomic_fetch_add_explicit(&l->wake_seq, 1, memory_order_release); /* after waiters: see shmq_rw_sleep */
+        SHMQ_STEP();
         shmq_futex(&l->wake_seq, FUTEX_WAKE, INT32_MAX, NULL);
     }
 }
@@ -164,13 +170,19 @@ static inline bool shmq_rw_reap_slot(shmq_rwlock *l, uint32_t i)
         return false;
     if (!atomic_compare_exchange_strong_explicit(&l->slots[i], &token, shmq_self_token(), memory_order_acq_rel, memory_order_relaxed))
         return false;
+    SHMQ_STEP();
     atomic_fetch_and_explicit(&l->word, ~(UINT64_C(1) << i), memory_order_seq_cst);
+    SHMQ_STEP();
     if (atomic_load_explicit(&l->writer, memory_order_relaxed) == i + 1) {
         atomic_fetch_or_explicit(&l->word, SHMQ_RW_DIED, memory_order_relaxed);
+        SHMQ_STEP();
         atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_WRITE, memory_order_seq_cst);
+        SHMQ_STEP();
         atomic_store_explicit(&l->writer, 0, memory_order_release);
+        SHMQ_STEP();
     }
     atomic_store_explicit(&l->slots[i], 0, memory_order_release);
+    SHMQ_STEP();
     shmq_rw_wake(l);
     return true;
 }
@@ -232,6 +244,7 @@ static inline void shmq_rw_sleep(shmq_rwlock *l, uint64_t mask, int64_t ns)
     struct timespec slice = {0, ns < SHMQ_DEATH_CHECK_NS ? ns : SHMQ_DEATH_CHECK_NS};
     uint32_t seq = atomic_load_explicit(&l->wake_seq, memory_order_acquire);
     atomic_store_explicit(&l->waiters, 1, memory_order_seq_cst); /* pairs with shmq_rw_wake */
+    SHMQ_STEP();
     if (shmq_rw_blocked(l, mask))
         shmq_futex(&l->wake_seq, FUTEX_WAIT, seq, &slice);
 }
@@ -275,10 +288,12 @@ static int __attribute__((noinline, unused)) shmq_rw_read_slow(shmq_rwholder *h,
     while (word & SHMQ_RW_WRITE) {
         /* L2: the writer was first; give way, and tell a writer that waits for this bit */
         atomic_fetch_and_explicit(&l->word, ~h->bit, memory_order_seq_cst);
+        SHMQ_STEP();
         shmq_rw_wake(l);
         if (!shmq_rw_pause(h, SHMQ_RW_WRITE, stop))
             break;
         word = atomic_fetch_or_explicit(&l->word, h->bit, memory_order_seq_cst);
+        SHMQ_STEP();
     }
     h->stats.contended++;
     h->stats.wait_ns += shmq_now_ns() - start;
@@ -290,6 +305,7 @@ static inline int shmq_rw_read_acquire(shmq_rwholder *h, int64_t timeout_ns)
 {
     h->stats.acquires++;
     uint64_t word = atomic_fetch_or_explicit(&h->lock->word, h->bit, memory_order_seq_cst); /* L3: the writer's release */
+    SHMQ_STEP();
     if (__builtin_expect(!(word & (SHMQ_RW_WRITE | SHMQ_RW_DIED)), 1))
         return SHMQ_OK;
     return word & SHMQ_RW_WRITE ? shmq_rw_read_slow(h, timeout_ns) : SHMQ_OWNER_DIED;
@@ -298,6 +314,7 @@ static inline int shmq_rw_read_acquire(shmq_rwholder *h, int64_t timeout_ns)
 static inline void shmq_rw_read_release(shmq_rwholder *h)
 {
     atomic_fetch_and_explicit(&h->lock->word, ~h->bit, memory_order_seq_cst); /* L3: the next writer's acquire */
+    SHMQ_STEP();
     shmq_rw_wake(h->lock);
 }
 
@@ -314,13 +331,17 @@ static inline int shmq_rw_write_acquire(shmq_rwholder *h, int64_t timeout_ns)
             goto timeout;
         nobody = 0;
     }
+    SHMQ_STEP();
     uint64_t word = atomic_fetch_or_explicit(&l->word, SHMQ_RW_WRITE, memory_order_seq_cst); /* L2 */
+    SHMQ_STEP();
     if (word & SHMQ_RW_READERS) {
         if (!start)
             start = shmq_now_ns(), stop = shmq_rw_stop(start, timeout_ns);
         if (!shmq_rw_pause(h, SHMQ_RW_READERS, stop)) {
             atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_WRITE, memory_order_seq_cst);
+            SHMQ_STEP();
             atomic_store_explicit(&l->writer, 0, memory_order_seq_cst);
+            SHMQ_STEP();
             shmq_rw_wake(l);
             goto timeout;
         }
@@ -333,6 +354,7 @@ static inline int shmq_rw_write_acquire(shmq_rwholder *h, int64_t timeout_ns)
     if (__builtin_expect(!(word & SHMQ_RW_DIED), 1))
         return SHMQ_OK;
     atomic_fetch_and_explicit(&l->word, ~SHMQ_RW_DIED, memory_order_relaxed); /* the caller is told, and alone */
+    SHMQ_STEP();
     return SHMQ_OWNER_DIED;
 timeout:
     h->stats.contended++;
@@ -343,7 +365,9 @@ timeout:
 static inline void shmq_rw_write_release(shmq_rwholder *h)
 {
     atomic_fetch_and_explicit(&h->lock->word, ~SHMQ_RW_WRITE, memory_order_seq_cst); /* L3 */
+    SHMQ_STEP();
     atomic_store_explicit(&h->lock->writer, 0, memory_order_seq_cst); /* after WRITE is gone (L4) */
+    SHMQ_STEP();
     shmq_rw_wake(h->lock);
 }
 

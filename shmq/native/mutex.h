@@ -53,6 +53,7 @@ static inline void shmq_mutex_sleep(shmq_mutex *m, int64_t ns)
     struct timespec slice = {0, ns < SHMQ_DEATH_CHECK_NS ? ns : SHMQ_DEATH_CHECK_NS};
     uint32_t seq = atomic_load_explicit(&m->wake_seq, memory_order_acquire);
     atomic_store_explicit(&m->waiters, 1, memory_order_seq_cst); /* M3 */
+    SHMQ_STEP();
     if (atomic_load_explicit(&m->owner, memory_order_seq_cst))
         shmq_futex(&m->wake_seq, FUTEX_WAIT, seq, &slice);
 }
@@ -83,6 +84,7 @@ static int __attribute__((noinline, unused)) shmq_mutex_wait(shmq_mutex *m, uint
         shmq_mutex_sleep(m, timeout_ns < 0 ? INT64_MAX : timeout_ns - (now - start));
         slept = true;
     }
+    SHMQ_STEP();
     if (slept && rc != SHMQ_TIMEOUT)
         atomic_store_explicit(&m->waiters, 1, memory_order_seq_cst); /* M4 */
     stats->contended++;
@@ -109,6 +111,7 @@ static inline void shmq_mutex_give(shmq_mutex *m, uint64_t to)
         atomic_exchange_explicit(&m->waiters, 0, memory_order_seq_cst);
         SHMQ_STEP();
         atomic_fetch_add_explicit(&m->wake_seq, 1, memory_order_release); /* after waiters: see shmq_mutex_sleep */
+        SHMQ_STEP();
         shmq_futex(&m->wake_seq, FUTEX_WAKE, 1, NULL);
     }
 }

@@ -71,7 +71,9 @@ static inline int shmq_prw_prepare(shmq_prwlock *l)
         }
         if (!atomic_compare_exchange_strong_explicit(&l->state, &state, shmq_self_token(), memory_order_acq_rel, memory_order_relaxed))
             continue;
+        SHMQ_STEP();
         int rc = shmq_prw_init_lock(l);
+        SHMQ_STEP();
         atomic_store_explicit(&l->state, rc == SHMQ_OK ? SHMQ_PRW_READY : 0, memory_order_release);
         return rc;
     }
@@ -191,6 +193,7 @@ static inline int shmq_prw_acquire(shmq_prwholder *h, bool write, int64_t timeou
     shmq_prwlock *l = h->lock;
     h->stats.acquires++;
     shmq_prw_mark(h, 1);
+    SHMQ_STEP();
     int rc = shmq_prw_try(l, write) == 0 ? SHMQ_OK : shmq_prw_wait(h, write, timeout_ns);
     if (rc != SHMQ_OK) {
         shmq_prw_mark(h, 0);
@@ -206,6 +209,7 @@ static inline int shmq_prw_acquire(shmq_prwholder *h, bool write, int64_t timeou
 static inline void shmq_prw_release(shmq_prwholder *h)
 {
     pthread_rwlock_unlock(&h->lock->lock);
+    SHMQ_STEP();
     shmq_prw_mark(h, 0);
 }
 

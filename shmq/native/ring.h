@@ -125,15 +125,19 @@ static inline int shmq_role_take(_Atomic uint64_t *role)
         if (was && shmq_token_alive(was))
             return SHMQ_TAKEN; /* also when it is this process: one handle per role */
         /* acquire: what the last holder published before it gave the role up (shmq_role_drop) */
-        if (atomic_compare_exchange_strong_explicit(role, &was, self, memory_order_acq_rel, memory_order_acquire))
+        if (atomic_compare_exchange_strong_explicit(role, &was, self, memory_order_acq_rel, memory_order_acquire)) {
+            SHMQ_STEP();
             return SHMQ_OK;
+        }
     }
 }
 
 static inline void shmq_role_drop(_Atomic uint64_t *role)
 {
     uint64_t self = shmq_self_token();
+    SHMQ_STEP();
     atomic_compare_exchange_strong_explicit(role, &self, 0, memory_order_release, memory_order_relaxed);
+    SHMQ_STEP();
 }
 
 /* Bind a handle without touching the role words: for ends whose owner is fixed by design. */
@@ -193,7 +197,9 @@ static inline void *shmq_producer_slot(const shmq_producer *p, uint64_t i)
 static inline void shmq_producer_publish(shmq_producer *p, uint64_t n)
 {
     p->tail += n;
+    SHMQ_STEP();
     atomic_store_explicit(&p->ring->tail, p->tail, memory_order_release); /* R2: consumer's acquire of tail */
+    SHMQ_STEP();
 }
 
 /* Copy one slot. The sizes of the stack's records are worth a branch: no call into libc. */
@@ -230,6 +236,7 @@ static inline int64_t shmq_ring_push_n(shmq_producer *p, const void *records, ui
     if (first > n)
         first = n;
     memcpy(p->slots + at * p->slot_size, records, first * p->slot_size);
+    SHMQ_STEP();
     memcpy(p->slots, (const uint8_t *)records + first * p->slot_size, (n - first) * p->slot_size);
     shmq_producer_publish(p, n);
     return (int64_t)n;
@@ -276,7 +283,9 @@ static inline void shmq_consumer_release(shmq_consumer *c, uint64_t n)
     c->head += n;
     if ((int64_t)(c->read - c->head) < 0)
         c->read = c->head;
+    SHMQ_STEP();
     atomic_store_explicit(&c->ring->head, c->head, memory_order_release); /* R1: producer's acquire of head */
+    SHMQ_STEP();
 }
 
 static inline int shmq_ring_pop(shmq_consumer *c, void *record)

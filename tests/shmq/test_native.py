@@ -59,8 +59,11 @@ AMOUNTS = {
     "lock_stress": 20_000,
     "hostile": 3_000,
     "channel_hostile": 10_000,
+    "ring_kill": 200,
     "channel_kill": 200,
     "stream_kill": 200,
+    "event_kill": 200,
+    "lock_kill": 40,
     "queue_stress": 8_000,
     "queue_kill": 240,
 }
@@ -94,9 +97,10 @@ def test_address_and_undefined_behaviour_sanitizer(source: str, tmp_path: Path) 
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["channel_kill", "stream_kill"])
+@pytest.mark.parametrize("source", ["ring_kill", "channel_kill", "stream_kill", "event_kill", "queue_kill", "lock_kill"])
 def test_a_thousand_deaths_at_every_step(source: str, tmp_path: Path) -> None:
-    run(build(source, ["-O2"], tmp_path), 1000)
+    deaths_per_round = 2 if source == "lock_kill" else 1
+    run(build(source, ["-O2"], tmp_path), 1000 // deaths_per_round)
 
 
 @needs_compiler
@@ -137,6 +141,24 @@ def mutated(out: Path, header: str, old: str, new: str) -> str:
 def test_deaths_would_find_a_queue_that_is_not_mended(old: str, new: str, tmp_path: Path) -> None:
     """The check of the checker: the count of a message that a dead process had published stays wrong."""
     program = build("queue_kill", [mutated(tmp_path, "queue.h", old, new), "-O2"], tmp_path)
+    with pytest.raises(AssertionError, match="failed"):
+        run(program, 240)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("source", "header", "old", "new"),
+    [
+        ("lock_kill", "lock.h", "fetch_or_explicit(&l->word, SHMQ_RW_DIED,", "fetch_or_explicit(&l->word, 0,"),
+        ("lock_kill", "mutex.h", "                rc = SHMQ_OWNER_DIED;", "                rc = SHMQ_OK;"),
+        ("ring_kill", "ring.h", "atomic_store_explicit(&c->ring->head, c->head, ", "atomic_store_explicit(&c->ring->head, c->read, "),
+    ],
+)
+def test_deaths_would_find_a_missing_report_and_a_lost_record(
+    source: str, header: str, old: str, new: str, tmp_path: Path
+) -> None:
+    """The same for locks and rings: a death that nobody hears of, a release of what was only looked at."""
+    program = build(source, [mutated(tmp_path, header, old, new), "-O2"], tmp_path)
     with pytest.raises(AssertionError, match="failed"):
         run(program, 240)
 

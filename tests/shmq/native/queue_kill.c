@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define SHMQ_DEATH_CHECK_NS INT64_C(300000)
 static void step(void);
 #define SHMQ_STEP() step()
 
