@@ -59,7 +59,7 @@ if JIT:
     from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, typeof_impl, unbox
     from numba.np.arrayobj import make_array, populate_array
 
-    class BundleType(types.Type):  # type: ignore[misc]
+    class BundleType(types.Type):
         """The numba type of one bundle class with arrays of certain types."""
 
         def __init__(self, name: str, fields: tuple[tuple[str, Any], ...]) -> None:
@@ -79,7 +79,7 @@ if JIT:
         return known
 
     @infer_getattr
-    class _Attributes(AttributeTemplate):  # type: ignore[misc]
+    class _Attributes(AttributeTemplate):
         key = BundleType
 
         def generic_resolve(self, bundle: BundleType, name: str) -> Any:
