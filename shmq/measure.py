@@ -74,7 +74,7 @@ def slots(size: int) -> int:
 
     A link for large messages is made larger than the second-level caches on purpose. In a smaller one the sender's lines are
     still modified in its own cache when they are wanted, and the receiver's in the other: fetching them from there takes longer
-    than from the third level, to which a larger link has displaced them. That is worth a third of the time at 1 and 64 KB.
+    than from the third level, to which a larger link has displaced them. It shows from 1 KB on.
     """
     return max(16, min(1024, 1 << 22 >> (size - 1).bit_length()))
 
