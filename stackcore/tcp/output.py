@@ -64,6 +64,15 @@ def first_unacked(con):
 
 
 @kernel
+def unsent_bytes(t, c):
+    """Bytes the owner has written that were never sent."""
+    con = t.con[c]
+    if con["slot"] < 0 or con["flags"] & F_FIN_SENT:
+        return 0
+    return fifo_avail(tx_end(t.cfg[0], int(con["slot"])), EVERYTHING) - (con["snd_nxt"] - first_unacked(con))
+
+
+@kernel
 def window_to_offer(cfg, con):
     """The window field for a segment that is sent now; moves ``rcv_adv``. RFC 9293 section 3.8.6.2.2: the right edge
     never goes back, and moves on only by a full segment or half the buffer at least."""
@@ -169,12 +178,32 @@ def send_syn(t, c, buf, lengths, used):
 
 
 @kernel
+def sent(t, c, end, now):
+    """Book-keeping behind a segment of new data or a FIN that ended at ``end``."""
+    con = t.con[c]
+    con["snd_nxt"] = end
+    con["sent_at"] = now
+    if con["flags"] & F_RTT == 0:
+        con["flags"] |= F_RTT
+        con["rtt_seq"] = end
+        con["rtt_at"] = now
+    if not timer_running(t, c, T_RETRANSMIT):
+        timer_set(t, c, T_RETRANSMIT, now + con["rto"])
+
+
+@kernel
 def send_probe(t, c, buf, lengths, used, unsent):
-    """A window probe of one octet (RFC 9293 section 3.8.6.1), or a keep-alive without any (section 3.8.4)."""
+    """A window probe of one octet (RFC 9293 section 3.8.6.1), or a keep-alive without any (section 3.8.4). A window that
+    is open, but too small to be worth a segment, is filled after that wait (section 3.8.6.2.1, the override timeout)."""
     con = t.con[c]
     con["flags"] &= ~F_PROBE
-    if unsent > 0 and con["snd_nxt"] == con["snd_una"]:
-        before = used
+    before = used
+    if unsent > 0 and con["snd_nxt"] == con["snd_una"] and con["snd_wnd"] > 0:
+        n = min(unsent, min(int(con["mss"]), con["snd_wnd"]))
+        used = emit(t, c, buf, lengths, used, con["snd_nxt"], n, ACK | PSH)
+        if used > before:
+            sent(t, c, con["snd_nxt"] + n, t.cfg[0]["now"])
+    elif unsent > 0 and con["snd_nxt"] == con["snd_una"]:
         used = emit(t, c, buf, lengths, used, con["snd_nxt"], 1, ACK)
         if used > before:
             con["snd_nxt"] += 1
@@ -217,20 +246,6 @@ def segment_size(cfg, con, unsent, room, window):
     elif usable > 0 and con["snd_nxt"] == con["snd_una"]:
         return usable  # a congestion window below one segment must not stop everything
     return 0
-
-
-@kernel
-def sent(t, c, end, now):
-    """Book-keeping behind a segment of new data or a FIN that ended at ``end``."""
-    con = t.con[c]
-    con["snd_nxt"] = end
-    con["sent_at"] = now
-    if con["flags"] & F_RTT == 0:
-        con["flags"] |= F_RTT
-        con["rtt_seq"] = end
-        con["rtt_at"] = now
-    if not timer_running(t, c, T_RETRANSMIT):
-        timer_set(t, c, T_RETRANSMIT, now + con["rto"])
 
 
 @kernel
@@ -313,13 +328,11 @@ def send_connection(t, c, buf, lengths, used, now):
         return used
     slot = int(con["slot"])
     if slot >= 0 and state >= ESTABLISHED and state != TIME_WAIT and con["flags"] & F_FIN_SENT == 0:
-        held = fifo_avail(tx_end(t.cfg[0], slot), EVERYTHING)
-        unsent = held - (con["snd_nxt"] - first_unacked(con))
         if con["flags"] & F_PROBE:
-            used = send_probe(t, c, buf, lengths, used, unsent)
+            used = send_probe(t, c, buf, lengths, used, unsent_bytes(t, c))
             if con["flags"] & F_PROBED:
                 return used
-        used = send_data(t, c, buf, lengths, used, unsent, now)
+        used = send_data(t, c, buf, lengths, used, unsent_bytes(t, c), now)
     elif con["flags"] & F_PROBE:
         used = send_probe(t, c, buf, lengths, used, 0)
     if con["flags"] & F_ACK_NOW:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from stackcore.histogram import bucket_of
 from stackcore.kernel import kernel
 from stackcore.tcp.congestion import cc_loss, cc_recovered
-from stackcore.tcp.output import emit
+from stackcore.tcp.output import emit, unsent_bytes
 from stackcore.tcp.pool import POISON
 from stackcore.tcp.retransmit import check, program
 from stackcore.tcp.retransmit.policy import begin, take
@@ -103,6 +103,13 @@ def may_retransmit(t, c):
 
 
 @kernel
+def new_data_first(t, c, rule):
+    """NextSeg() of RFC 6675 section 4 has new data, which is the output node's, between its rules 1 and 3."""
+    con = t.con[c]
+    return rule > 1 and con["snd_una"] + con["snd_wnd"] > con["snd_nxt"] and unsent_bytes(t, c) > 0
+
+
+@kernel
 def resend(t, c, buf, lengths, used, seq, length):
     """Send ``length`` numbers from ``seq`` on again: data, and the FIN when it is among them."""
     con = t.con[c]
@@ -131,7 +138,7 @@ def burst(t, c, buf, lengths, used, limit, now):
     end = used + limit
     while used < end and may_retransmit(t, c):
         seq, length, rule = sack_next(t, c)
-        if length <= 0:
+        if length <= 0 or new_data_first(t, c, rule):
             break
         before = used
         used = resend(t, c, buf, lengths, used, seq, length)

@@ -242,8 +242,9 @@ def _next_lost(con, board, high_rxt):
 
 
 @kernel
-def _rescue(con, board):
-    """NextSeg() rule 4: the last segment of the highest gap, once in a recovery."""
+def _rescue(con, board, high_rxt):
+    """NextSeg() rule 4: the last segment of the highest gap, once in a recovery. The RFC would also send what was just
+    retransmitted a second time, back to back; that is left to the timer."""
     una = int(con["snd_una"])
     if con["rescue"] >= una:
         return 0, 0, 0
@@ -254,7 +255,7 @@ def _rescue(con, board):
         i -= 1
     left = _right(board, i) if i >= 0 else una
     length = min(right - left, int(con["mss"]))
-    if length <= 0:
+    if length <= 0 or right <= high_rxt:
         return 0, 0, 0
     return right - length, length, 4
 
@@ -279,4 +280,4 @@ def sack_next(t, c):
             length = min(_left(board, i) - seq, int(con["mss"]))
             return seq, length, 1 if sack_lost(t, c, seq) else 3
         seq = max(seq, _right(board, i))
-    return _rescue(con, board)
+    return _rescue(con, board, high_rxt)

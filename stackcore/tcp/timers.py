@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from stackcore.kernel import kernel
-from stackcore.native import fifo_avail
 from stackcore.tcp.closing import abort
-from stackcore.tcp.output import EVERYTHING, first_unacked
-from stackcore.tcp.pool import con_free, finish, tx_end
+from stackcore.tcp.output import unsent_bytes
+from stackcore.tcp.pool import con_free, finish
 from stackcore.tcp.ready import ready
 from stackcore.tcp.recovery import enter_loss
 from stackcore.tcp.rtt import rto_backoff
@@ -14,7 +13,6 @@ from stackcore.tcp.state import (
     CLOSED,
     ESTABLISHED,
     F_ACK_NOW,
-    F_FIN_SENT,
     F_HALF_OPEN,
     F_KEEPALIVE,
     F_PROBE,
@@ -57,15 +55,6 @@ def syn_timeout(t, c, now):
 
 
 @kernel
-def unsent(t, c):
-    """Bytes the owner has written that were never sent."""
-    con = t.con[c]
-    if con["slot"] < 0 or con["flags"] & F_FIN_SENT:
-        return 0
-    return fifo_avail(tx_end(t.cfg[0], int(con["slot"])), EVERYTHING) - (con["snd_nxt"] - first_unacked(con))
-
-
-@kernel
 def probe_timeout(t, c, now):
     """The peer's window is closed, or too small to be worth a segment: ask (RFC 9293 section 3.8.6.1), or send what there
     is (the override of section 3.8.6.2.1). A peer that answers is asked for ever, one that does not is given up."""
@@ -98,7 +87,7 @@ def retransmit_timeout(t, c, now):
     if state < ESTABLISHED or state == TIME_WAIT:
         return
     if con["snd_nxt"] == con["snd_una"] or con["flags"] & F_PROBED:
-        if con["flags"] & F_PROBED or unsent(t, c) > 0:
+        if con["flags"] & F_PROBED or unsent_bytes(t, c) > 0:
             probe_timeout(t, c, now)
         return
     if con["backoff"] >= cfg["retries"] and not answers_but_closed(con, now):

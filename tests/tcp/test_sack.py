@@ -227,11 +227,13 @@ class TestNextSeg:
         con["rescue"] = con["recover"]
         assert following(t) == (0, 0, 0)
 
-    def test_rule_4_below_a_range_that_ends_the_flight(self, t: Tcp) -> None:
+    def test_no_rule_4_below_a_range_that_ends_the_flight(self, t: Tcp) -> None:
         con = flight(t, 0, 10_000, recovery=FAST)
         add(t, 5000, 10_000)
+        con["high_rxt"] = BASE + 4500
+        assert following(t) == (4500, 500, 1)
         con["high_rxt"] = BASE + 5000
-        assert following(t) == (4000, 1000, 4)
+        assert following(t) == (0, 0, 0), "all of the gap was just sent again: once more would say nothing new"
 
     def test_without_sack_the_first_segment_once_per_partial_ack(self, t: Tcp) -> None:
         """RFC 6582 section 3.2 step 3."""
@@ -389,8 +391,8 @@ class SackModel(RuleBasedStateMachine):
                 return x, 1
         if below:
             return below[0], 3
-        if missing and una > self.edge("rescue"):
-            return missing[-1], 4
+        if again and una > self.edge("rescue"):
+            return again[-1], 4
         return -1, 0
 
     @invariant()
