@@ -76,6 +76,14 @@ def grow(t, c, acked, flight, rtt, now):
 
 
 @kernel
+def grow_after_loss(t, c, acked, now):
+    """Slow start after a timeout: an ACK may cover much that arrived long ago, so it counts for a segment at most (RFC 3465
+    section 2.3)."""
+    con = t.con[c]
+    cc_ack(t.cfg[0]["cc"], con, min(acked, con["mss"]), con["srtt"], now)
+
+
+@kernel
 def new_ack(t, c, seg, ack, now):
     """The peer has more than before."""
     con = t.con[c]
@@ -95,6 +103,8 @@ def new_ack(t, c, seg, ack, now):
     if con["recovery"] == OPEN:
         grow(t, c, acked, flight, con["srtt"], now)
     elif ack >= con["recover"]:
+        if con["recovery"] == LOSS:
+            grow_after_loss(t, c, acked, now)
         leave_recovery(t, c, now)
     else:
         partial_ack(t, c, acked, flight, now)
@@ -107,14 +117,14 @@ def new_ack(t, c, seg, ack, now):
 @kernel
 def partial_ack(t, c, acked, flight, now):
     """More than before, but not all that was in flight when recovery began."""
-    cfg, con = t.cfg[0], t.con[c]
+    con = t.con[c]
     if con["recovery"] == FAST and con["flags"] & F_SACK == 0:  # RFC 6582 section 3.2 step 3
         con["cwnd"] -= min(acked, con["cwnd"] - con["mss"])
         if acked >= con["mss"]:
             con["cwnd"] += con["mss"]
         con["high_rxt"] = con["snd_una"]
     elif con["recovery"] == LOSS:
-        cc_ack(cfg["cc"], con, acked, con["srtt"], now)
+        grow_after_loss(t, c, acked, now)
         if con["high_rxt"] < con["snd_una"]:
             con["high_rxt"] = con["snd_una"]
     more_to_recover(t, c)

@@ -15,6 +15,7 @@ from stackcore.kernel import kernel
 from stackcore.tcp.congestion import cc_loss, cc_recovered
 from stackcore.tcp.output import emit, unsent_bytes
 from stackcore.tcp.pool import POISON
+from stackcore.tcp.ready import ready
 from stackcore.tcp.retransmit import check, program
 from stackcore.tcp.retransmit.policy import begin, take
 from stackcore.tcp.retransmit.queue import unmark
@@ -89,8 +90,8 @@ def has_more(t, c):
     con = t.con[c]
     if con["recovery"] == OPEN or con["state"] < ESTABLISHED or con["slot"] < 0:
         return False
-    _, length, _ = sack_next(t, c)
-    return length > 0
+    _, length, rule = sack_next(t, c)
+    return length > 0 and not new_data_first(t, c, rule)
 
 
 @kernel
@@ -139,6 +140,7 @@ def burst(t, c, buf, lengths, used, limit, now):
     while used < end and may_retransmit(t, c):
         seq, length, rule = sack_next(t, c)
         if length <= 0 or new_data_first(t, c, rule):
+            ready(t, c)
             break
         before = used
         used = resend(t, c, buf, lengths, used, seq, length)
