@@ -91,7 +91,7 @@ def collect(
         "recovery": _no_recovery(),
         "connections": {name: int(tel[name]) for name in ("connects", "refused", "closes", "resets", "timeouts", "invalid")},
         "per_worker": [_per_worker(child, record) for child, record in zip(workers, apps, strict=True)],
-        "core": _core(tel, core),
+        "core": _core(tel, core, config.transport),
         "machine": machine(where),
         "notes": notes,
     }
@@ -169,11 +169,11 @@ def _per_worker(child: Child, record: Any) -> dict[str, Any]:
     return {"pid": child.pid, "cpu": child.cpu, **counts, **_rusage(child), "exit": child.exit_name}
 
 
-def _core(tel: Any, core: Child) -> dict[str, Any]:
+def _core(tel: Any, core: Child, transport: str) -> dict[str, Any]:
     dispatches = int(tel["dispatches"])
     nodes = {
         name: {"calls": int(tel["node_calls"][i]), "vectors": int(tel["node_vectors"][i]), "ns": int(tel["node_ns"][i])}
-        for i, name in enumerate(NODE_NAMES)
+        for i, name in enumerate(NODE_NAMES[transport])
     }
     return {
         "pid": core.pid,

@@ -20,11 +20,12 @@ from stackcore.abi.layout import SEGMENT_HEADER, Layout, View, lay_out
 from stackcore.configuration import RunConfig
 from stackcore.core.client import ClientConfig, configure_clients, schedule
 from stackcore.core.dispatch import dispatch
+from stackcore.session.account import last_words
 from stackcore.session.listen import forget_worker
 from stackcore.session.rings import bind_all
 from stackcore.session.state import new_core
 from stackcore.vcl import _vcl
-from stackcore.wire.null import last_words, unserved, worker_gone
+from stackcore.wire.null import unserved, worker_gone
 from workloads import Prepared
 
 

@@ -27,6 +27,8 @@
 #define SC_MAX_WORKERS 62 /* one reader bit each in a read-write lock's word */
 #define SC_MAX_LISTENERS 16
 #define SC_NODES 8
+#define SC_TCP_COUNTERS 64
+#define SC_TCP_REASONS 32
 #define SC_LATENCY_BUCKETS 1920 /* 32 linear steps per power of two up to 2^63 ns, see telemetry.py */
 
 /* Constants that Python needs too: name and value once. */
@@ -128,7 +130,11 @@ enum {
     A(int64_t, node_calls, SC_NODES, core, "per node: cycles with work")                                       \
     A(int64_t, node_vectors, SC_NODES, core, "per node: items")                                                \
     A(int64_t, node_ns, SC_NODES, core, "per node: time in cycles with work")                                  \
-    A(int64_t, latency, SC_LATENCY_BUCKETS, core, "requests per latency bucket")
+    A(int64_t, latency, SC_LATENCY_BUCKETS, core, "requests per latency bucket")                               \
+    A(int64_t, tcp, SC_TCP_COUNTERS, core, "STATISTICS of stackcore.tcp.state")                                \
+    A(int64_t, tcp_dropped, SC_TCP_REASONS, core, "dropped segments by reason, REASONS of the same")           \
+    A(int64_t, rxt_queue, SC_LATENCY_BUCKETS, core, "retransmit queue entries per bucket of waiting time")     \
+    A(int64_t, close_to_free, SC_LATENCY_BUCKETS, core, "connections per bucket of time from app close to free")
 
 #define SC_WORKER_FIELDS(F, A)                                                                                 \
     F(int32_t, state, core, "WORKER_*")                                                                        \

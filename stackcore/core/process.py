@@ -27,12 +27,14 @@ from stackcore import control, native
 from stackcore.abi import abi
 from stackcore.abi.layout import Layout, View, lay_out, reset_rings
 from stackcore.control import ControlError, Type
-from stackcore.core.client import ClientConfig, configure_clients, schedule
-from stackcore.core.dispatch import IDLE, dispatch
+from stackcore.core.client import ClientConfig, schedule
+from stackcore.core.dispatch import IDLE
+from stackcore.core.tcp import TcpTransport, TcpTransportConfig
+from stackcore.core.transport import NullTransport, Transport
+from stackcore.session.account import last_words
 from stackcore.session.listen import forget_worker
 from stackcore.session.rings import bind_all, bind_worker
 from stackcore.session.state import new_core
-from stackcore.wire.null import last_words, unserved, worker_gone
 
 SEGMENT_KIND = "stack"
 SLICE_NS = 1_000_000
@@ -56,6 +58,8 @@ class CoreConfig:
     accept_policy: int = 1
     warmup_s: float = 0.1
     duration_s: float = 1.0
+    tcp: TcpTransportConfig | None = None
+    """None: transport ``null``"""
 
 
 def segment_abi() -> str:
@@ -87,7 +91,6 @@ class CoreProcess:
         self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.view: View = lay_out(self.segment.buf, self.segment.address, config.layout)
         self.core, self._memory = new_core(self.view, config.layout, config.clients.count, schedule(config.clients))
-        self._memory.append(configure_clients(self.core, config.clients))
         self.peers: dict[int, Peer] = {}
         self.epoll = select.epoll()
         self.epoll.register(self.listener, select.EPOLLIN)
@@ -97,6 +100,13 @@ class CoreProcess:
         self.stopping = False
         self.deadline_ns = 0
         self._configure()
+        self.transport: Transport
+        if config.tcp is None:
+            self.transport = NullTransport(self.core, config.clients)
+        else:
+            self.transport = TcpTransport(self.core, config.layout, config.tcp)
+        for fd in self.transport.descriptors():
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLET)
 
     def _configure(self) -> None:
         config, cfg = self.config, self.core.cfg[0]
@@ -117,7 +127,7 @@ class CoreProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the launcher, which stops the core
         try:
             while not self.stopping:
-                state = dispatch(self.core, time.monotonic_ns() + SLICE_NS)
+                state = self.transport.dispatch(time.monotonic_ns() + SLICE_NS)
                 self._poll(0)
                 self._advance()
                 self._cut_broken()
@@ -131,21 +141,24 @@ class CoreProcess:
 
     def _park(self) -> None:
         """Sleep until the doorbell, the control socket, or the next thing the clock brings."""
-        cfg, telemetry = self.core.cfg[0], self.core.tel[0]
+        telemetry = self.core.tel[0]
         timeout = PARK_S
         now = time.monotonic_ns()
-        if cfg["open_loop"] and self._sending():
-            timeout = min(timeout, (int(cfg["next_due"]) - now) / 1e9)
+        due = self.transport.wake_at()
+        if due and (self.config.tcp is not None or self._sending()):
+            timeout = min(timeout, (due - now) / 1e9)
         if self.deadline_ns:
             timeout = min(timeout, (self.deadline_ns - now) / 1e9)
         if timeout < 0.0002:
             return
         native.cell_announce(self.view.core_cell_at)
+        self.transport.announce()
         before = int(telemetry["dispatches"])
-        dispatch(self.core, 0)  # one more look after the announcement: no wake-up is lost
+        self.transport.dispatch(0)  # one more look after the announcement: no wake-up is lost
         if int(telemetry["dispatches"]) == before:
             telemetry["parks"] += 1
             self._poll(timeout)
+        self.transport.clear()
         native.cell_clear(self.view.core_cell_at)
 
     def _sending(self) -> bool:
@@ -158,7 +171,7 @@ class CoreProcess:
         self.core.tel[0]["phase"] = phase
 
     def _start(self) -> None:
-        dispatch(self.core, 0)  # what the workers said before the launcher said START
+        self.transport.dispatch(0)  # what the workers said before the launcher said START
         now = time.monotonic_ns()
         self.core.cfg[0]["next_due"] = now
         self._set_phase(abi.PHASE_WARMUP)
@@ -170,8 +183,7 @@ class CoreProcess:
         telemetry = self.core.tel[0]
         if phase == abi.PHASE_DRAIN and (now >= self.deadline_ns or self._drained()):
             self.deadline_ns = 0
-            telemetry["unserved"] = unserved(self.core)
-            telemetry["open_sessions"] = int(self.core.cfg[0]["open_sessions"])
+            self._account()
             self._set_phase(abi.PHASE_DONE)
             self._tell_launchers()
         if not self.deadline_ns or now < self.deadline_ns:
@@ -212,6 +224,12 @@ class CoreProcess:
         self.view.listeners[:] = self.core.lis
         self.core.tel[0]["dropped"] = int(self.core.wrk["dropped"].sum())
         self.core.tel[0]["events"] = int(self.core.wrk["sent"].sum())
+
+    def _account(self) -> None:
+        """What is only counted when somebody asks."""
+        self._publish()
+        self.core.tel[0]["unserved"] = self.transport.unserved()
+        self.core.tel[0]["open_sessions"] = int(self.core.cfg[0]["open_sessions"])
 
     def _tell_launchers(self) -> None:
         self._publish()
@@ -306,6 +324,8 @@ class CoreProcess:
         self._drop(peer, died=False)
 
     def _on_start(self, peer: Peer, body: dict[str, Any]) -> None:
+        if self.config.tcp is not None:
+            raise ControlError("over TCP the clients are on the other side of the wire: nothing to start here")
         if int(self.core.cfg[0]["phase"]) != abi.PHASE_SERVING:
             raise ControlError("the run has been started already")
         self._start()
@@ -317,7 +337,7 @@ class CoreProcess:
         self.stopping = True
 
     def _status(self, peer: Peer, body: dict[str, Any]) -> None:
-        self._publish()
+        self._account()
         telemetry = self.core.tel[0]
         names = ("phase", "requests", "connects", "resets", "worker_deaths", "invalid", "open_sessions")
         self._send(peer, Type.REPORT, {name: int(telemetry[name]) for name in names})
@@ -346,7 +366,7 @@ class CoreProcess:
             last_words(self.core, worker)
         forget_worker(self.core.lis, worker)
         private["state"] = abi.WORKER_DEAD
-        worker_gone(self.core, worker)
+        self.transport.worker_gone(worker)
         shared["sent"] = private["sent"]
         shared["state"] = abi.WORKER_DEAD
         if died and int(self.core.cfg[0]["phase"]) < abi.PHASE_DONE:
@@ -373,10 +393,11 @@ class CoreProcess:
             peer.sock.close()
         self.peers.clear()
         self.epoll.close()
+        self.transport.close()
         self.listener.close()
         self.config.path.unlink(missing_ok=True)
         os.close(self.doorbell)
-        del self.core, self.view, self._memory
+        del self.core, self.view, self._memory, self.transport
         self.segment.close()
 
 

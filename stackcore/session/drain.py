@@ -23,7 +23,7 @@ _ACCEPTED_REPLY, _TX, _RX_ROOM, _CLOSE = abi.EV_ACCEPTED_REPLY, abi.EV_TX, abi.E
 
 @kernel
 def new_io(cfg, ses, queue, s):
-    """Look at the session's tx fifo in this cycle's output."""
+    """Have this cycle's output look at the session."""
     if ses[s]["io_queued"] == 0:
         ses[s]["io_queued"] = 1
         queue[cfg[0]["new_tail"] & cfg[0]["queue_mask"]] = s
@@ -46,10 +46,11 @@ def worker_message(cfg, shw, lis, worker, kind, arg):
 
 
 @kernel
-def accepted(cfg, ses, shs, wrk, lis, pend, worker, s):
+def accepted(cfg, ses, shs, wrk, lis, pend, queue, worker, s):
     """The app took the session. From a shared ring: whoever took it owns it from now on."""
     if ses[s]["accepted"] == 0:
         ses[s]["accepted"] = 1
+        new_io(cfg, ses, queue, s)
         if ses[s]["owner"] < 0:
             set_owner(cfg, ses, shs, wrk, pend, s, worker)
     return 1
@@ -68,12 +69,15 @@ def session_message(cfg, ses, shs, wrk, lis, pend, queue, worker, kind, s, gener
     if kind == _TX:
         new_io(cfg, ses, queue, s)
     elif kind == _ACCEPTED_REPLY:
-        return accepted(cfg, ses, shs, wrk, lis, pend, worker, s)
+        return accepted(cfg, ses, shs, wrk, lis, pend, queue, worker, s)
     elif kind == _CLOSE:
         ses[s]["state"] = _APP_CLOSED
         shs[s]["state"] = _APP_CLOSED
         new_io(cfg, ses, queue, s)  # what was sent before the close is still delivered
-    elif kind != _RX_ROOM:
+    elif kind == _RX_ROOM:
+        ses[s]["room"] = 1
+        new_io(cfg, ses, queue, s)
+    else:
         return 0
     return 1
 

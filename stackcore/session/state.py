@@ -30,7 +30,10 @@ BROKEN = -1
 """Private worker state: its ring is corrupt, the process layer cuts it off."""
 
 NODE_TIME, NODE_INPUT, NODE_FLUSH, NODE_DRAIN, NODE_OUTPUT = range(5)
-NODE_NAMES = ("time", "null-input", "session-flush", "ring-drain", "null-output")
+NODE_NAMES = {
+    "null": ("time", "null-input", "session-flush", "ring-drain", "null-output"),
+    "tcp": ("tcp-time", "tcp-input", "session-flush", "ring-drain", "tcp-output"),
+}
 
 CONFIG = np.dtype(
     [
@@ -58,7 +61,7 @@ SESSION = np.dtype(
         (name, "i4")
         for name in (
             "state", "generation", "owner", "listener", "client", "seq", "pend", "queued", "io_queued", "accepted",
-            "told", "ring_pos", "dropped",
+            "told", "ring_pos", "dropped", "room",
         )
     ]
 )  # fmt: skip

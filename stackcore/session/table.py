@@ -13,6 +13,7 @@ from stackcore.session.state import END_BYTES, HANDLE_BYTES
 
 _FREE, _OPEN = abi.SESSION_FREE, abi.SESSION_OPEN
 _FIFO = 2 * abi.LINE
+LOCALHOST = 0x7F000001
 
 
 @kernel
@@ -47,7 +48,19 @@ def session_open(cfg, ses, shs, free, listener, client, port):
         return -1
     s = int(free[c["free_head"] & c["queue_mask"]])
     c["free_head"] += 1
-    c["open_sessions"] += 1
+    fifos = c["fifos_at"] + s * c["fifo_stride"]
+    fifo_reset(fifos)
+    fifo_reset(fifos + _FIFO)
+    fifo_bind(rx_end(cfg, s), fifos, fifos + 2 * _FIFO, c["fifo_size"])
+    fifo_bind(tx_end(cfg, s), fifos + _FIFO, fifos + 2 * _FIFO + c["fifo_size"], c["fifo_size"])
+    session_start(cfg, ses, shs, s, listener, client, LOCALHOST, port)
+    return s
+
+
+@kernel
+def session_start(cfg, ses, shs, s, listener, client, addr, port):
+    """A session in slot ``s``, whose fifos are empty and bound."""
+    cfg[0]["open_sessions"] += 1
     rec = ses[s]
     rec["generation"] += 1
     rec["state"] = _OPEN
@@ -59,33 +72,34 @@ def session_open(cfg, ses, shs, free, listener, client, port):
     rec["accepted"] = 0
     rec["told"] = 0
     rec["dropped"] = 0
-    fifos = c["fifos_at"] + s * c["fifo_stride"]
-    fifo_reset(fifos)
-    fifo_reset(fifos + _FIFO)
-    fifo_bind(rx_end(cfg, s), fifos, fifos + 2 * _FIFO, c["fifo_size"])
-    fifo_bind(tx_end(cfg, s), fifos + _FIFO, fifos + 2 * _FIFO + c["fifo_size"], c["fifo_size"])
+    rec["room"] = 0
     shared = shs[s]
     shared["generation"] = rec["generation"]
     shared["owner"] = -1
     shared["listener"] = listener
     shared["seq"] = 0
     shared["peer_port"] = port
-    shared["peer_addr"] = 0x7F000001
+    shared["peer_addr"] = addr
     shared["state"] = _OPEN
-    return s
 
 
 @kernel
 def session_free(cfg, ses, shs, free, s):
     """Give the slot back. A queue that still names it finds a free session or another generation."""
     c = cfg[0]
+    session_end(cfg, ses, shs, s)
+    free[c["free_tail"] & c["queue_mask"]] = s
+    c["free_tail"] += 1
+
+
+@kernel
+def session_end(cfg, ses, shs, s):
+    """The session is over; who gives its slot to the next is the transport's business."""
     ses[s]["state"] = _FREE
     ses[s]["client"] = -1
     ses[s]["pend"] = 0
     shs[s]["state"] = _FREE
-    free[c["free_tail"] & c["queue_mask"]] = s
-    c["free_tail"] += 1
-    c["open_sessions"] -= 1
+    cfg[0]["open_sessions"] -= 1
 
 
 @kernel

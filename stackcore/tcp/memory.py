@@ -90,8 +90,12 @@ def private_fifos(config: HostConfig) -> tuple[FifoMemory, list[Any]]:
     return FifoMemory(at, stride, config.fifo, ends.ctypes.data, ahead.ctypes.data), [arena, ends, ahead]
 
 
-def new_tcp(config: HostConfig, fifos: FifoMemory | None = None) -> tuple[Tcp, list[Any]]:
+def new_tcp(
+    config: HostConfig, fifos: FifoMemory | None = None, shared: dict[str, np.ndarray[Any, Any]] | None = None
+) -> tuple[Tcp, list[Any]]:
     """A stack with everything free. The second value must live as long as the first: kernels know raw addresses.
+
+    ``shared``: arrays of :class:`Tcp` that the caller has already, such as counters that others may look at.
 
     ValueError when the fifos are not of the configured size; UnknownMode (a ValueError) for a policy name that nobody registered.
     """
@@ -103,7 +107,7 @@ def new_tcp(config: HostConfig, fifos: FifoMemory | None = None) -> tuple[Tcp, l
     connections, slots = config.connections, config.slot_count
     con_ring, slot_ring = ring_size(connections), ring_size(slots)
     boards = max(16, min(connections, MAX_BOARDS))
-    t = Tcp(
+    arrays: dict[str, np.ndarray[Any, Any]] = dict(
         cfg=np.zeros(1, CONFIG),
         con=np.zeros(connections, CONNECTION),
         slot=np.zeros(slots, SLOT),
@@ -127,6 +131,7 @@ def new_tcp(config: HostConfig, fifos: FifoMemory | None = None) -> tuple[Tcp, l
         queue_hist=np.zeros(BUCKETS, "i8"),
         close_hist=np.zeros(BUCKETS, "i8"),
     )
+    t = Tcp(**arrays | (shared or {}))
     _fill(t)
     _set_queues(t, fifos)
     _set_constants(t.cfg[0], config)

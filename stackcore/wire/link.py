@@ -28,10 +28,11 @@ Not thread safe; one process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from stackcore.bundle import Bundle
 from stackcore.kernel import kernel
 from stackcore.native import memcpy
 from stackcore.tcp.state import HEADROOM, S
@@ -76,7 +77,7 @@ STATISTICS = np.dtype(
 extra delay. ``out_of_order``: delivered after one that was sent later, for whatever reason."""
 
 
-class Link(NamedTuple):
+class Link(Bundle):
     """One direction of a wire, for kernels. All arrays are one-dimensional unless said otherwise."""
 
     cfg: np.ndarray[Any, Any]

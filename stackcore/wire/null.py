@@ -24,14 +24,14 @@ from stackcore.native import (
     fifo_verify,
     fifo_wanted,
     fifo_write,
-    load32,
     prefetch_end,
 )
-from stackcore.session.drain import drain_worker, reset_session
-from stackcore.session.listen import accept_head, accepts_waiting, find_listener, offer
+from stackcore.session.account import account_of, release_queue
+from stackcore.session.drain import reset_session
+from stackcore.session.listen import accept_head, find_listener, offer
 from stackcore.session.state import CLIENT_READY, CLIENT_WAITING, PEND_DISCONNECTED, PEND_RX, PEND_TX_ROOM
 from stackcore.session.switches import BLOCK
-from stackcore.session.table import enqueue, post, rx_end, session_free, session_open, tx_end
+from stackcore.session.table import post, rx_end, session_free, session_open, tx_end
 
 _WARMUP, _MEASURE = abi.PHASE_WARMUP, abi.PHASE_MEASURE
 _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
@@ -40,9 +40,7 @@ _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
     abi.SESSION_PEER_CLOSED,
     abi.SESSION_APP_CLOSED,
 )
-_SHARED = abi.LISTEN_SHARED
 _DELIVERED, _STALE = abi.SEEN_DELIVERED, abi.SEEN_STALE
-_SEEN_AT = abi.SESSION.fields["seen_generation"][1] if abi.SESSION.fields else 0
 _SCAN_NS = 50_000_000
 _RETRY_NS = 1_000_000
 _STORM_STALL_NS = 2_000_000
@@ -303,15 +301,6 @@ def node_output(st):
 
 
 @kernel
-def account_of(st, s):
-    """What the worker's oracle says of the last event of session ``s``: SEEN_*, or 0 when it has not seen it."""
-    at = st.cfg[0]["sessions_at"] + s * st.cfg[0]["session_stride"] + _SEEN_AT
-    if load32(at) != st.ses[s]["generation"] or load32(at + 4) < st.ses[s]["seq"]:
-        return 0
-    return load32(at + 8)
-
-
-@kernel
 def taken_and_forgotten(st, s):
     """Somebody took the session from a shared accept ring and never said so: a worker that died in between."""
     if st.ses[s]["owner"] >= 0 or st.ses[s]["told"] == 0:
@@ -363,28 +352,8 @@ def worker_gone(st, worker):
         else:
             close_session(st, s)
         n += 1
-    for i in range(st.wrk[worker]["head"], st.wrk[worker]["tail"]):
-        # its queue may name slots that are other workers' connections by now
-        s = int(st.pend[worker, i & st.cfg[0]["queue_mask"]])
-        st.ses[s]["queued"] = 0
-        if st.ses[s]["owner"] != worker and st.ses[s]["owner"] >= 0 and st.ses[s]["pend"] != 0:
-            enqueue(st.cfg, st.ses, st.wrk, st.pend, s)
-    st.wrk[worker]["head"] = st.wrk[worker]["tail"]
-    st.wrk[worker]["full"] = 0
-    st.wrk[worker]["congested"] = 0
-    for s in range(len(st.ses)):
-        if st.ses[s]["owner"] == worker:
-            st.ses[s]["owner"] = -1
-    for li in range(len(st.lis)):
-        if st.lis[li]["sharing"] == _SHARED:
-            st.lis[li]["owed"] += accepts_waiting(st.cfg, li)  # it may have been rung for any of them
+    release_queue(st, worker)
     return n
-
-
-@kernel
-def last_words(st, worker):
-    """What a worker had said before it went: a connection that it took is not to be left without an owner."""
-    drain_worker(st.cfg, st.tel, st.event, st.ses, st.shs, st.wrk, st.shw, st.lis, st.pend, st.new_io, worker)
 
 
 @kernel

@@ -20,10 +20,11 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
+from stackcore.bundle import Bundle
 from stackcore.kernel import kernel
 from stackcore.native import memcpy
 from stackcore.tcp.state import HEADROOM, S
@@ -36,7 +37,7 @@ MAX_SNAPLEN = 65535
 CONFIG = np.dtype([(name, "i8") for name in ("used", "data_at", "snaplen", "epoch", "captured", "missed")])
 
 
-class Capture(NamedTuple):
+class Capture(Bundle):
     """A capture buffer, for kernels."""
 
     cfg: np.ndarray[Any, Any]
@@ -75,6 +76,11 @@ def pcap_put(cap, buf, i, length, now):
     return 1
 
 
+def no_capture() -> Capture:
+    """What a loop takes that records nothing."""
+    return Capture(cfg=np.zeros(1, CONFIG), data=np.zeros(1, "u1"))
+
+
 class PcapWriter:
     """A capture file and the buffer in front of it; a context manager, which drains and closes.
 
@@ -95,7 +101,7 @@ class PcapWriter:
         data = np.zeros(buffer, "u1")
         cfg = np.zeros(1, CONFIG)
         cfg["data_at"], cfg["snaplen"], cfg["epoch"] = data.ctypes.data, snaplen, epoch
-        self.capture = Capture(cfg, data)
+        self.capture = Capture(cfg=cfg, data=data)
         """What :func:`pcap_put` takes."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:

@@ -21,13 +21,14 @@ import errno
 import os
 import select
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from shmq.segment import Segment
 from stackcore import native
 from stackcore.abi import abi
+from stackcore.bundle import Bundle
 from stackcore.kernel import c_function, kernel
 from stackcore.native import (
     load64,
@@ -63,7 +64,7 @@ STATISTICS = np.dtype([(name, "i8") for name in ("sent", "received", "full", "ba
 ``wrong_length``: received as such, dropped."""
 
 
-class ShmWire(NamedTuple):
+class ShmWire(Bundle):
     """One end, for kernels."""
 
     cfg: np.ndarray[Any, Any]
@@ -169,7 +170,7 @@ class WireEnd:
         cfg["producer"], cfg["consumer"] = producer, consumer
         cfg["out_at"], cfg["in_at"] = out_at + _RING_HEADER, in_at + _RING_HEADER
         cfg["mask"], cfg["slot_size"], cfg["mtu"] = wire.slots - 1, wire.slot_size, wire.mtu
-        self.kernel = ShmWire(cfg, np.zeros(1, STATISTICS), handles)
+        self.kernel = ShmWire(cfg=cfg, stat=np.zeros(1, STATISTICS), handles=handles)
         """What the kernels of this module take."""
         self._doorbell = wire.doorbells[role]
         self._epoll = select.epoll()

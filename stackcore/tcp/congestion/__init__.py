@@ -8,6 +8,7 @@ its chance before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from stackcore.kernel import compose
@@ -29,7 +30,7 @@ _PARAMETERS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable[..., Any]:
     hook = name.removeprefix("cc_")
     if hook == name or hook not in _PARAMETERS:
         raise AttributeError(f"module {__name__} has no attribute {name}")
@@ -38,4 +39,5 @@ def __getattr__(name: str) -> Any:
     for one, parameters in _PARAMETERS.items():
         choices = [(control.__name__, f"CONTROLS[{known!r}].{one}") for known in CONTROLS]
         globals()[f"cc_{one}"] = compose(f"cc_{one}", choices, parameters, result=False)
-    return globals()[name]
+    made: Callable[..., Any] = globals()[name]
+    return made
