@@ -22,7 +22,6 @@ GRANULARITY = 1 << TICK_SHIFT
 @kernel
 def rtt_sample(cfg, con, r):
     """Take in one round-trip time ``r`` (ns); computes the timeout anew, which undoes any backing off (section 5)."""
-    r = max(r, 1)
     srtt = int(con["srtt"])
     rttvar = int(con["rttvar"])
     if srtt == 0:  # 2.2
