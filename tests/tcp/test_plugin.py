@@ -60,6 +60,25 @@ OPEN_ONCE = """
 """
 
 
+IN_A_STACK = """
+    from stackcore.tcp import Host, HostConfig
+    hosts = [Host(HostConfig(addr=f"10.0.0.{i}", seed=i, cc="mine")) for i in (1, 2)]
+    listener, client = hosts[1].socket(), hosts[0].socket()
+    listener.listen(80)
+    client.connect_ex(("10.0.0.2", 80))
+    for k in range(20):
+        if k == 5:
+            client.send(bytes(65536))
+        for source, other in (hosts, hosts[::-1]):
+            for packet in source.transmit(k / 100):
+                other.receive(packet, k / 100)
+    con = hosts[0].tcp.con
+    c = con["cwnd"].argmax()
+    grown = con["cwnd"][c] - 10 * con["mss"][c]
+    print(grown > 0, grown % 7)
+"""
+
+
 class TestLoading:
     def test_becomes_a_choice(self) -> None:
         done = python(
@@ -71,6 +90,12 @@ class TestLoading:
             """
         )
         assert done.stdout.strip() == "('newreno', 0) ('cubic', 1) ('half', 2)", done.stderr
+
+    def test_drives_a_stack(self, tmp_path: Path) -> None:
+        """The window of a connection that has sent something is the initial one and a few times what the plug-in adds."""
+        (tmp_path / "mine.py").write_text(plugin("mine", 7))
+        done = python(LOADING + "load_plugin('mine:MINE')" + textwrap.dedent(IN_A_STACK), folder=tmp_path)
+        assert done.stdout.strip() == "True 0", done.stderr
 
     def test_twice_is_once(self) -> None:
         done = python(LOADING + f"print(load_plugin('{HALF}') is load_plugin('{HALF}'))")
