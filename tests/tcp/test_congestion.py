@@ -118,12 +118,20 @@ class TestEveryChoice:
             sender.round_trip(50 * MS)
             assert sender.cwnd == 2 * before
 
-    def test_one_acknowledgment_opens_by_no_more_than_the_limit(self, sender: Sender) -> None:
-        """RFC 9406 section 4.2."""
+    def test_one_acknowledgment_for_all_counts_as_much_as_many(self, sender: Sender) -> None:
+        """A receiver that takes a window's segments in one vector answers once."""
+        for _ in range(4):
+            before = sender.cwnd
+            sender.round_trip(50 * MS, per_ack=before)
+            assert sender.cwnd == 2 * before
+
+    def test_after_a_timeout_an_acknowledgment_counts_for_a_few_segments(self, sender: Sender) -> None:
+        """It may cover what left the network before (RFC 3465 section 2.3)."""
         sender.con["cwnd"] = 100 * MSS
         sender.fill()
-        sender.ack(100 * MSS)
-        assert sender.cwnd == (100 + SLOW_START_LIMIT) * MSS
+        sender.time_out()
+        sender.ack(60 * MSS)
+        assert sender.cwnd == (1 + SLOW_START_LIMIT) * MSS
 
     def test_slow_start_ends_at_the_threshold(self, sender: Sender) -> None:
         sender.con["ssthresh"] = 15 * MSS
@@ -260,7 +268,7 @@ class TestEveryChoice:
                 sender.now += extra
                 n = max(1, int(sender.flight * part))
                 sender.ack(n)
-                assert before <= sender.cwnd <= before + max(n, mss)
+                assert before <= sender.cwnd <= before + n + mss
             elif what == "lose":
                 sender.now += extra
                 sender.lose()

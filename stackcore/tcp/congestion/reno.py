@@ -7,12 +7,15 @@ RFCs allow.
   in flight as the window allows?" at each acknowledgment would be wrong where acknowledgments come in vectors: the
   first ones of a vector empty the flight before anything new is sent. So the answer of a moment when the window was
   full holds for everything then in flight: ``cc5`` is the SND.NXT of that moment.
-* Slow start counts bytes, up to SLOW_START_LIMIT segments for one ACK. RFC 5681 says one, RFC 3465 two, RFC 9406
-  section 4.2 eight where nothing is paced. A receiver that works in vectors acknowledges many segments at once, hence
-  eight.
+* Slow start counts bytes (RFC 3465), all of them: a receiver that works in vectors acknowledges a vector at once, and
+  with a limit per ACK its senders would grow by so much a round trip instead of doubling. After a timeout an ACK may
+  cover what had left the network long ago; then it counts for SLOW_START_LIMIT segments at most (RFC 3465 section 2.3
+  says one, RFC 9406 section 4.2 eight).
 
-Doubtful: ``FlightSize`` after limited transmit counts up to two segments that RFC 5681 section 3.2 step 2 leaves out;
-taking the smaller of it and ``cwnd`` leaves them out whenever the window was full.
+Doubtful: one ACK for a whole window lets two windows go at once; pacing, not a limit, is the remedy.
+
+Doubtful, too: ``FlightSize`` after limited transmit counts up to two segments that RFC 5681 section 3.2 step 2 leaves
+out; taking the smaller of it and ``cwnd`` leaves them out whenever the window was full.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from stackcore.kernel import kernel
 from stackcore.tcp.state import LOSS
 
 SLOW_START_LIMIT = 8
+"""Segments that an ACK counts for in slow start after a timeout."""
 SSTHRESH_MAX = 1 << 40
 """'Arbitrarily high' (RFC 5681 section 3.1)."""
 
@@ -51,12 +55,14 @@ def window_full(con, acked):
 
 @kernel
 def slow_start(con, acked):
-    """Open the window by ``acked`` (RFC 5681 section 3.1, 9406 section 4.2), up to ``ssthresh``: the bytes left over."""
+    """Open the window by ``acked`` (RFC 5681 section 3.1), up to ``ssthresh``: the bytes left over."""
     cwnd = int(con["cwnd"])
     room = int(con["ssthresh"]) - cwnd
-    used = min(acked, SLOW_START_LIMIT * int(con["mss"]), room)
+    if con["recovery"] == LOSS:
+        acked = min(acked, SLOW_START_LIMIT * int(con["mss"]))
+    used = min(acked, room)
     con["cwnd"] = cwnd + used
-    return acked - used if used == room else 0
+    return acked - used
 
 
 @kernel
