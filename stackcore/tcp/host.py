@@ -63,8 +63,8 @@ from stackcore.tcp.wheel import timer_soonest
 class Capture(Protocol):
     """What may be put into :attr:`Host.pcap`, as :class:`stackcore.wire.pcap.PcapWriter`."""
 
-    def write(self, packet: bytes, now_ns: int) -> Any:
-        """One IP datagram, seen at ``now_ns``."""
+    def put(self, packet: bytes, now: int) -> None:
+        """One IP datagram, seen at ``now`` ns."""
 
 
 @kernel
@@ -116,7 +116,7 @@ class Host:
         """An IP datagram has arrived; whatever it is, nothing is raised. What is wrong with it shows in :meth:`stats`."""
         self.advance(now)
         if self.pcap:
-            self.pcap.write(packet, self.now_ns)
+            self.pcap.put(packet, self.now_ns)
         if len(packet) > self.config.mtu:
             self.tcp.stat[0]["segments_in"] += 1
             self.tcp.dropped[D_LENGTH] += 1
@@ -139,7 +139,7 @@ class Host:
                 break
         if self.pcap:
             for packet in packets:
-                self.pcap.write(packet, self.now_ns)
+                self.pcap.put(packet, self.now_ns)
         return packets
 
     def next_timer(self) -> float | None:

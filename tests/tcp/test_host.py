@@ -6,12 +6,15 @@ import doctest
 import errno
 import select
 import socket as std
+from pathlib import Path
 from typing import Any
 
+import dpkt
 import pytest
 
 import stackcore.tcp.host
 from stackcore.tcp import Host, HostConfig
+from stackcore.wire.pcap import PcapWriter
 from tests.tcp.packets import FLAGS, read
 from tests.tcp.pair import LEFT, RIGHT, Pair, read_all, readable
 
@@ -462,20 +465,17 @@ def test_a_packet_that_is_too_long_is_dropped() -> None:
     assert host.stats()["dropped"]["length"] == 1 and host.stats()["dropped"]["short"] == 1
 
 
-def test_everything_is_captured() -> None:
-    class Record:
-        def __init__(self) -> None:
-            self.seen: list[tuple[int, bytes]] = []
-
-        def write(self, packet: bytes, now_ns: int) -> None:
-            self.seen.append((now_ns, packet))
-
+def test_everything_is_captured(tmp_path: Path) -> None:
     pair = Pair()
-    pair.left.pcap = record = Record()
-    pair.connect()
-    pair.run(1.0)
-    assert len(record.seen) == len(pair.sent) >= 3
-    assert [when for when, _ in record.seen] == sorted(when for when, _ in record.seen)
+    with PcapWriter(tmp_path / "left.pcap") as pair.left.pcap:
+        client, _ = pair.connect()
+        client.send(b"seen")
+        pair.run(1.0)
+        assert pair.left.pcap.captured == len(pair.sent) >= 5
+    with (tmp_path / "left.pcap").open("rb") as file:
+        records = list(dpkt.pcap.Reader(file))
+    assert {packet for _, packet in records} == {packet for _, _, packet in pair.sent}
+    assert [when for when, _ in records] == sorted(when for when, _ in records)
 
 
 def test_two_thousand_connections_come_and_go() -> None:

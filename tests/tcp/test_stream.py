@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tcp.pair import Faults, Pair, Talker
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 def content(size: int, seed: int) -> bytes:
