@@ -68,14 +68,6 @@ def consume(t, c, ack):
 
 
 @kernel
-def grow(t, c, acked, flight, rtt, now):
-    """Open the congestion window, if it was the window that held the sender back (RFC 7661 section 3)."""
-    con = t.con[c]
-    if 2 * flight >= con["cwnd"]:
-        cc_ack(t.cfg[0]["cc"], con, acked, rtt, now)
-
-
-@kernel
 def grow_after_loss(t, c, acked, now):
     """Slow start after a timeout: an ACK may cover much that arrived long ago, so it counts for a segment at most (RFC 3465
     section 2.3)."""
@@ -86,8 +78,7 @@ def grow_after_loss(t, c, acked, now):
 @kernel
 def new_ack(t, c, seg, ack, now):
     """The peer has more than before."""
-    con = t.con[c]
-    flight = con["snd_nxt"] - con["snd_una"]
+    cfg, con = t.cfg[0], t.con[c]
     acked = ack - con["snd_una"]
     measure(t, c, seg, ack, now)
     consume(t, c, ack)
@@ -101,13 +92,13 @@ def new_ack(t, c, seg, ack, now):
     if con["board"] >= 0:
         sack_ack(t, c)
     if con["recovery"] == OPEN:
-        grow(t, c, acked, flight, con["srtt"], now)
+        cc_ack(cfg["cc"], con, acked, con["srtt"], now)  # which asks whether the window was what held the sender back
     elif ack >= con["recover"]:
         if con["recovery"] == LOSS:
             grow_after_loss(t, c, acked, now)
         leave_recovery(t, c, now)
     else:
-        partial_ack(t, c, acked, flight, now)
+        partial_ack(t, c, acked, now)
     if ack == con["snd_nxt"]:
         timer_stop(t, c, T_RETRANSMIT)
     else:
@@ -115,7 +106,7 @@ def new_ack(t, c, seg, ack, now):
 
 
 @kernel
-def partial_ack(t, c, acked, flight, now):
+def partial_ack(t, c, acked, now):
     """More than before, but not all that was in flight when recovery began."""
     con = t.con[c]
     if con["recovery"] == FAST and con["flags"] & F_SACK == 0:  # RFC 6582 section 3.2 step 3

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stackcore.tcp import Host, HostConfig
 from stackcore.tcp.congestion import CC, CONTROLS, cc_ack, cc_idle, cc_init, cc_loss, cc_recovered, cubic
-from stackcore.tcp.congestion.reno import SLOW_START_LIMIT, SSTHRESH_MAX
+from stackcore.tcp.congestion.reno import SSTHRESH_MAX
 from stackcore.tcp.state import CONNECTION, FAST, LOSS, MS, OPEN, S
 
 BASE = (1 << 32) + 12345
@@ -124,14 +125,6 @@ class TestEveryChoice:
             before = sender.cwnd
             sender.round_trip(50 * MS, per_ack=before)
             assert sender.cwnd == 2 * before
-
-    def test_after_a_timeout_an_acknowledgment_counts_for_a_few_segments(self, sender: Sender) -> None:
-        """It may cover what left the network before (RFC 3465 section 2.3)."""
-        sender.con["cwnd"] = 100 * MSS
-        sender.fill()
-        sender.time_out()
-        sender.ack(60 * MSS)
-        assert sender.cwnd == (1 + SLOW_START_LIMIT) * MSS
 
     def test_slow_start_ends_at_the_threshold(self, sender: Sender) -> None:
         sender.con["ssthresh"] = 15 * MSS
@@ -450,3 +443,27 @@ class TestCubic:
         sender = Sender("cubic", cwnd=round(average / 0.925) * MSS)
         sender.lose()
         assert periodic_loss(sender, packets, rtt, 20) == pytest.approx(average, rel=0.08)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slow_start_when_acknowledgments_come_in_one_vector(name: str) -> None:
+    """Between two hosts: the sender sees all of a round trip's acknowledgments before it sends again, and doubles."""
+    sending, receiving = (Host(HostConfig(addr=f"10.0.0.{i}", seed=i, cc=name)) for i in (1, 2))
+    listener, client = receiving.socket(), sending.socket()
+    listener.listen(80)
+    client.connect_ex(("10.0.0.2", 80))
+    for now in (0.0, 0.01, 0.02):
+        for source, other in ((sending, receiving), (receiving, sending)):
+            for packet in source.transmit(now):
+                other.receive(packet, now)
+    client.send(bytes(65536))
+    acknowledgments = []
+    for k, packet in enumerate(sending.transmit(0.03)):
+        receiving.receive(packet, 0.03)
+        if k % 2:
+            acknowledgments += receiving.transmit(0.03)
+    assert len(acknowledgments) == 5
+    for packet in acknowledgments:
+        sending.receive(packet, 0.04)
+    con = sending.tcp.con[sending.tcp.con["cwnd"].argmax()]
+    assert con["cwnd"] == 20 * con["mss"]

@@ -7,8 +7,8 @@ return nothing.
 
 =============================  =========================================================================================
 ``init(con, now)``             the handshake is complete, ``mss`` is known; ``cwnd`` 0 means "choose the initial window"
-``ack(con, acked, rtt, now)``  ``acked`` bytes were acknowledged for the first time, ``snd_una`` has moved; ``rtt`` the
-                               sample in ns or 0. Not called in fast recovery; called after a timeout
+``ack(con, acked, rtt, now)``  ``acked`` bytes were acknowledged for the first time, ``snd_una`` has moved; ``rtt`` is
+                               ns or 0. Not called in fast recovery; after a timeout ``acked`` is a segment at most
 ``loss(con, kind, now)``       FAST: a segment was lost; LOSS: the timer expired, ``backoff`` is how often it had before
 ``recovered(con, now)``        the recovery ends; ``con["recovery"]`` still says which
 ``idle(con, now)``             something is to be sent after a retransmission timeout without anything in flight

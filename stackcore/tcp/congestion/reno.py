@@ -8,9 +8,7 @@ RFCs allow.
   first ones of a vector empty the flight before anything new is sent. So the answer of a moment when the window was
   full holds for everything then in flight: ``cc5`` is the SND.NXT of that moment.
 * Slow start counts bytes (RFC 3465), all of them: a receiver that works in vectors acknowledges a vector at once, and
-  with a limit per ACK its senders would grow by so much a round trip instead of doubling. After a timeout an ACK may
-  cover what had left the network long ago; then it counts for SLOW_START_LIMIT segments at most (RFC 3465 section 2.3
-  says one, RFC 9406 section 4.2 eight).
+  with a limit per ACK its senders would grow by so much a round trip instead of doubling.
 
 Doubtful: one ACK for a whole window lets two windows go at once; pacing, not a limit, is the remedy.
 
@@ -24,8 +22,6 @@ import stackcore.native  # noqa: F401  (before any kernel)
 from stackcore.kernel import kernel
 from stackcore.tcp.state import LOSS
 
-SLOW_START_LIMIT = 8
-"""Segments that an ACK counts for in slow start after a timeout."""
 SSTHRESH_MAX = 1 << 40
 """'Arbitrarily high' (RFC 5681 section 3.1)."""
 
@@ -58,8 +54,6 @@ def slow_start(con, acked):
     """Open the window by ``acked`` (RFC 5681 section 3.1), up to ``ssthresh``: the bytes left over."""
     cwnd = int(con["cwnd"])
     room = int(con["ssthresh"]) - cwnd
-    if con["recovery"] == LOSS:
-        acked = min(acked, SLOW_START_LIMIT * int(con["mss"]))
     used = min(acked, room)
     con["cwnd"] = cwnd + used
     return acked - used
