@@ -130,21 +130,29 @@ static inline void shmq_queue_refuse(shmq_queue_side *side)
     shmq_queue_store(&side->refused, shmq_queue_load(&side->refused) + 1);
 }
 
+/* Between two stores of which a death may leave the first alone: the compiler must not move one across, either. The stores of
+ * a dead process are seen by its heirs without further ado, because its last instruction came before they heard of it. */
+static inline void shmq_queue_then(void)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    SHMQ_STEP();
+}
+
 /* The one step that makes a message exist, or be gone; the caller holds the side's mutex. */
 static inline void shmq_queue_publish(shmq_queue_side *side, uint64_t cursor, uint64_t items, uint64_t spill)
 {
     shmq_queue_store(&side->next_cursor, cursor);
-    SHMQ_STEP();
+    shmq_queue_then();
     shmq_queue_store(&side->next_items, items);
-    SHMQ_STEP();
+    shmq_queue_then();
     shmq_queue_store(&side->next_spill, spill);
-    SHMQ_STEP();
+    shmq_queue_then();
     atomic_store_explicit(&side->cursor, cursor, memory_order_release); /* pairs with the other side's acquire; Q2 */
-    SHMQ_STEP();
+    shmq_queue_then();
     atomic_store_explicit(&side->items, items, memory_order_release);
-    SHMQ_STEP();
+    shmq_queue_then();
     shmq_queue_store(&side->spill, spill);
-    SHMQ_STEP();
+    shmq_queue_then();
 }
 
 /* Q2: finish what a dead holder had published; the caller has inherited the mutex. */

@@ -7,8 +7,10 @@ assertion fails in a thread or in the final check, or when nobody can go on (a l
 The model. A store enters the thread's buffer and leaves it at any later time; a relaxed store may overtake others of
 different variables, a release store leaves only after everything before it. A thread sees its own stores at once. A
 sequentially consistent read-modify-write, a fence, and a system call wait until the own buffer is empty. That is weaker
-than x86 and, for stores, as weak as AArch64. What is not modelled: loads that overtake loads, so a missing acquire is
-not found here (ThreadSanitizer finds it in test_native).
+than x86 and, for stores, as weak as AArch64. A load may overtake loads before it where `explore` is told so (`early`):
+it then gives any value that the variable had since the thread's last acquire, but none older than one it has seen. Every
+other load is an acquire unless it says otherwise. What is not modelled: loads that overtake a relaxed read-modify-write
+of another variable, and stores that overtake loads.
 
 Why it ends: states are remembered, and a state is the memory, the buffers, and where each thread stands: the positions
 and local variables of its generator and of those it delegates to. So threads must keep everything in local variables,
@@ -16,6 +18,7 @@ never a value on the evaluation stack across a yield (`x + (yield op)`). A threa
 step of their own, since nobody sees that. Bounds are small on purpose.
 """
 
+import functools
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -24,9 +27,9 @@ Op = tuple[Any, ...]
 Thread = Callable[[], Generator[Op, Value, None]]
 
 
-def load(var: str) -> Op:
+def load(var: str, acquire: bool = True) -> Op:
     """Receive the value of a variable."""
-    return ("load", var)
+    return ("load", var, acquire)
 
 
 def store(var: str, value: Value, release: bool = False) -> Op:
@@ -93,6 +96,7 @@ class State(NamedTuple):
     received: tuple[tuple[Value, ...], ...]  # per thread: what took it where it stands; the first way that was found
     asleep: tuple[str | None, ...]  # the variable that a thread sleeps on, WOKEN when its sleep is over
     killed: tuple[bool, ...]
+    old: tuple[tuple[tuple[str, Value], ...], ...]  # per thread: (variable, value) that an early load may still give
 
 
 def position(generator: Any) -> tuple[Any, ...]:
@@ -116,14 +120,16 @@ class Explorer:
         memory: dict[str, Value],
         final: Callable[[dict[str, Value]], None],
         mortal: tuple[int, ...],
+        early: dict[int, set[str]],
     ) -> None:
         self.threads = threads
         self.final = final
         self.mortal = mortal
+        self.early = early
         self.known: dict[tuple[int, tuple[Value, ...]], tuple[Op | None, tuple[Value, ...], Buffer]] = {}
         self.first_way: dict[Any, tuple[Value, ...]] = {}
         n = len(threads)
-        self.start = State(tuple(sorted(memory.items())), (), (), (None,) * n, (False,) * n)
+        self.start = State(tuple(sorted(memory.items())), (), (), (None,) * n, (False,) * n, ((),) * n)
         for thread in range(len(threads)):
             _, received, stores = self.go(thread, ())
             self.start = self.start._replace(
@@ -198,13 +204,15 @@ class Explorer:
                     continue
                 drained = replace(state.buffers, thread, buffer[:i] + buffer[i + 1 :])
                 yield f"{thread}: {var}={value} becomes visible", state._replace(
-                    memory=self.written(memory, var, value), buffers=drained
+                    memory=self.written(memory, var, value), buffers=drained, old=self.outdated(state, thread, var, memory[var])
                 )
             op = self.next_op(thread, state)
             if op is None or state.killed[thread]:
                 continue
             if thread in self.mortal:
                 yield f"{thread}: killed", state._replace(killed=replace(state.killed, thread, True))
+            if op[0] == "load" and state.old[thread]:
+                yield from self.early_loads(state, thread, op[1])
             if not state.asleep[thread]:
                 successor = self.perform(state, memory, thread, op)
                 if successor is not None:
@@ -213,17 +221,36 @@ class Explorer:
     def written(self, memory: dict[str, Value], var: str, value: Value) -> tuple[tuple[str, Value], ...]:
         return tuple(sorted((memory | {var: value}).items()))
 
+    def outdated(self, state: State, writer: int, var: str, value: Value) -> tuple[tuple[tuple[str, Value], ...], ...]:
+        """Return what early loads may give when this value of the variable is about to be overwritten."""
+        return tuple(
+            (*old, (var, value)) if thread != writer and var in self.early.get(thread, ()) else old
+            for thread, old in enumerate(state.old)
+        )
+
+    def early_loads(self, state: State, thread: int, var: str):
+        """The load was performed before others that precede it, when the variable still had an old value."""
+        old = state.old[thread]
+        for i, (name, value) in enumerate(old):
+            if name == var:
+                newer = tuple(entry for k, entry in enumerate(old) if entry[0] != var or k >= i)
+                seen = replace(state.old, thread, newer)
+                yield f"{thread}: early load of {var}, {value}", self.after(state, thread, value, old=seen)
+
+    def after(self, state: State, thread: int, result: Value, **changes: Any) -> State:
+        """Return the state after the thread has received the result of its operation and gone on to the next one."""
+        _, way, stores = self.go(thread, (*state.received[thread], result))
+        return state._replace(
+            received=replace(state.received, thread, way),
+            buffers=replace(state.buffers, thread, state.buffers[thread] + stores),
+            **changes,
+        )
+
     def perform(self, state: State, memory: dict[str, Value], thread: int, op: Op) -> State | None:
         """Return the state after the operation, None when it cannot happen now."""
         buffer = state.buffers[thread]
-
-        def after(result: Value, **changes: Any) -> State:
-            _, way, stores = self.go(thread, (*state.received[thread], result))
-            return state._replace(
-                received=replace(state.received, thread, way),
-                buffers=replace(state.buffers, thread, buffer + stores),
-                **changes,
-            )
+        after = functools.partial(self.after, state, thread)
+        acquired = replace(state.old, thread, ())
 
         dead = {i for i, killed in enumerate(state.killed) if killed and not state.buffers[i]}
         match op:
@@ -232,21 +259,28 @@ class Explorer:
                 result = int(change(changed, dead))
                 return after(result, memory=tuple(sorted(changed.items())))
             case ("until", condition):
-                return after(0) if not buffer and condition(memory, dead) else None
-            case ("load", var):
+                return after(0, old=acquired) if not buffer and condition(memory, dead) else None
+            case ("load", var, acquire):
                 own = [value for name, value, _ in buffer if name == var]
-                return after(own[-1] if own else memory[var])
+                old = state.old
+                if var in self.early.get(thread, ()):
+                    old = replace(old, thread, tuple(entry for entry in old[thread] if entry[0] != var))
+                elif acquire:
+                    old = acquired
+                return after(own[-1] if own else memory[var], old=old)
             case ("rmw", var, change, relaxed):
                 if any(name == var for name, _, _ in buffer) if relaxed else buffer:
                     return None
-                return after(memory[var], memory=self.written(memory, var, change(memory[var])))
+                changed = self.written(memory, var, change(memory[var]))
+                return after(memory[var], memory=changed, old=state.old if relaxed else acquired)
         if buffer:  # all that follow wait for the own stores
             return None
         match op:
             case ("fence",):
-                return after(0)
+                return after(0, old=acquired)
             case ("take", var):
-                return after(0, memory=self.written(memory, var, memory[var] - 1)) if memory[var] > 0 else None
+                taken = self.written(memory, var, memory[var] - 1)
+                return after(0, memory=taken, old=acquired) if memory[var] > 0 else None
             case ("sleep", var, expected):
                 if memory[var] != expected or state.asleep[thread] == WOKEN:
                     return after(0, asleep=replace(state.asleep, thread, None))
@@ -261,9 +295,11 @@ def explore(
     memory: dict[str, Value],
     final: Callable[[dict[str, Value]], None] = lambda memory: None,
     mortal: tuple[int, ...] = (),
+    early: dict[int, set[str]] | None = None,
 ) -> int:
     """Check all executions, those included in which the mortal threads are killed at any moment.
 
-    Return the number of states. Raises Violation.
+    early: per thread the variables, written by others with plain stores, whose loads are no acquires and may overtake
+    loads before them that are none either. Return the number of states. Raises Violation.
     """
-    return Explorer(threads, memory, final, mortal).run()
+    return Explorer(threads, memory, final, mortal, early or {}).run()

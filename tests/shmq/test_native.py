@@ -151,7 +151,7 @@ def test_deaths_would_find_a_queue_that_is_not_mended(old: str, new: str, tmp_pa
     [
         ("lock_kill", "lock.h", "fetch_or_explicit(&l->word, SHMQ_RW_DIED,", "fetch_or_explicit(&l->word, 0,"),
         ("lock_kill", "mutex.h", "                rc = SHMQ_OWNER_DIED;", "                rc = SHMQ_OK;"),
-        ("ring_kill", "ring.h", "atomic_store_explicit(&c->ring->head, c->head, ", "atomic_store_explicit(&c->ring->head, c->read, "),
+        ("ring_kill", "ring.h", "store_explicit(&c->ring->head, c->head, ", "store_explicit(&c->ring->head, c->read, "),
     ],
 )
 def test_deaths_would_find_a_missing_report_and_a_lost_record(
