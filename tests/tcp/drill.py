@@ -84,6 +84,8 @@ class Drill:
         self.host = Host(HostConfig(**{"addr": "10.0.0.1", "seed": 1} | config))
         self.mtu = config.get("mtu", 1500)
         self.peer_isn = peer_isn
+        self.address = HOST
+        """The stack's, which all it sends must come from."""
         self.clock = START
         self.win = 65535
         self.ts: bool = False
@@ -159,7 +161,7 @@ class Drill:
             p = read(packet)
         except ValueError as error:
             self.fail(f"the stack sent a packet that is none: {error}")
-        assert len(packet) <= self.mtu and p.src == HOST, p
+        assert len(packet) <= self.mtu and p.src == self.address, p
         if p.flags & 2:
             self.host_isn[p.dport] = p.seq
             self.local_port = p.sport

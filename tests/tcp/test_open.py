@@ -165,6 +165,35 @@ class TestPassive:
                 d.host.socket().listen(80)
             assert caught.value.errno == errno.EADDRINUSE
 
+    def test_listening_on_a_port_that_connects(self) -> None:
+        """RFC 9293 section 3.9.1.1 (MUST-42): a passive OPEN on the local port of a connection in SYN-SENT or SYN-RECEIVED."""
+        with Drill() as d:
+            s = d.host.socket()
+            assert s.connect_ex(("10.0.0.2", 4000), local_port=80) == errno.EINPROGRESS
+            d.expect("S", seq=0, port=4000)
+            listener = d.listen(80)
+            d.inject("S", seq=0, port=5000)
+            d.expect("S.", seq=0, ack=1, port=5000)
+            d.inject(".", seq=1, ack=1, port=5000)
+            assert listener.accept()[1] == ("10.0.0.2", 5000)
+            d.inject("S.", seq=0, ack=1, port=4000)
+            d.expect(".", seq=1, ack=1, port=4000)
+
+    def test_a_host_with_many_addresses(self) -> None:
+        """RFC 9293 section 3.9.1.1 (MUST-44, MUST-45): the address that the SYN was for is the source of all that follows."""
+        with Drill(addr="0.0.0.0") as d:
+            d.address = 0x0A00004D
+            d.listen()
+            d.inject("S", seq=0, dst=d.address)
+            d.expect("S.", seq=0, ack=1)
+            d.inject(".", seq=1, ack=1, dst=d.address)
+            s = d.accept()
+            assert s.getsockname() == ("10.0.0.77", 80)
+            d.inject("P.", seq=1, ack=1, length=10, dst=d.address)
+            d.expect(".", ack=11, within=(0, 0.5))
+            d.inject(".", seq=11, ack=1, port=9, dst=d.address)
+            d.expect("R", port=9)
+
     @pytest.mark.parametrize(
         ("flags", "ack", "answer"),
         [("R", None, None), ("R.", 5, None), (".", 5, "R"), ("F.", 5, "R"), ("S.", 5, "R"), ("F", None, None), ("P", None, None)],

@@ -104,7 +104,7 @@ class TestNegotiation:
             assert sent.ts is not None and sent.ts[1] == 0
 
     def test_a_syn_offers_what_it_may(self) -> None:
-        """Each option can be turned off."""
+        """RFC 7323 section 2.2, RFC 2018 section 2: they are options; each can be turned off."""
         with Drill(wscale=None, sack=False, timestamps=False) as d:
             d.connect()
             d.expect("S", seq=0, mss=1460, wscale=None, sack_ok=False, ts=None)
