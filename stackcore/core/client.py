@@ -1,4 +1,4 @@
-"""How the null transport's clients behave in a run, and putting that into the core's arrays."""
+"""How the clients of a run behave, and putting that into the core's arrays for those of the null transport."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stackcore.session.state import Core
-from stackcore.wire.null import make_ready
+from stackcore.wire.pace import make_ready
 
 GAPS = 1 << 16
 
@@ -19,6 +19,11 @@ class ClientConfig:
 
     ``rate``: open-loop requests per second over all clients, 0 for a closed loop; ``poisson`` chooses the schedule.
     ``requests_per_connection`` 0 keeps connections for ever. ``storm``: all clients send at the same time.
+
+    The rest concerns clients behind TCP only. ``once``: each fetches one whole reply and is done. ``unread``: the fraction of
+    those that send a second request, which the server never reads, when the first part of the reply has come; ``abort``: the
+    fraction that resets its connection somewhere in the middle. Both happen in a client's first fetch only. ``ramp_ns``:
+    clients begin one after another, spread over that time.
     """
 
     count: int
@@ -32,6 +37,10 @@ class ClientConfig:
     storm: bool = False
     seed: int = 0
     timeout_s: float = 1.0
+    once: bool = False
+    unread: float = 0.0
+    abort: float = 0.0
+    ramp_ns: int = 0
 
 
 def schedule(config: ClientConfig) -> np.ndarray[Any, Any]:

@@ -29,9 +29,10 @@ from stackcore.native import (
 from stackcore.session.account import account_of, release_queue
 from stackcore.session.drain import reset_session
 from stackcore.session.listen import accept_head, find_listener, offer
-from stackcore.session.state import CLIENT_READY, CLIENT_WAITING, PEND_DISCONNECTED, PEND_RX, PEND_TX_ROOM
+from stackcore.session.state import CLIENT_WAITING, PEND_DISCONNECTED, PEND_RX, PEND_TX_ROOM
 from stackcore.session.switches import BLOCK
 from stackcore.session.table import post, rx_end, session_free, session_open, tx_end
+from stackcore.wire.pace import NOT_YET, due, make_ready, take_intended
 
 _WARMUP, _MEASURE = abi.PHASE_WARMUP, abi.PHASE_MEASURE
 _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
@@ -43,18 +44,9 @@ _OPEN, _FREE, _PEER_CLOSED, _APP_CLOSED = (
 _DELIVERED, _STALE = abi.SEEN_DELIVERED, abi.SEEN_STALE
 _SCAN_NS = 50_000_000
 _RETRY_NS = 1_000_000
-_STORM_STALL_NS = 2_000_000
 
 
 # ---- clients ----
-
-
-@kernel
-def make_ready(cfg, cli, ready, c):
-    """Client ``c`` may send its next request."""
-    cli[c]["state"] = CLIENT_READY
-    ready[cfg[0]["ready_tail"] % len(ready)] = c
-    cfg[0]["ready_tail"] += 1
 
 
 @kernel
@@ -104,34 +96,6 @@ def send_request(st, c, intended):
 
 
 @kernel
-def due(st):
-    """How many clients may send now, and from when their latency counts (0: from now)."""
-    cfg = st.cfg[0]
-    waiting = cfg["ready_tail"] - cfg["ready_head"]
-    if cfg["storm"] == 0:
-        return waiting
-    if cfg["storm_left"] == 0 and waiting > 0:
-        if cfg["outstanding"] == 0 or cfg["now"] - cfg["last_progress"] > _STORM_STALL_NS:
-            cfg["storm_left"] = waiting
-            cfg["last_progress"] = cfg["now"]
-    return cfg["storm_left"]
-
-
-@kernel
-def take_intended(st):
-    """The next request's intended time, or 0 when the schedule says: not yet."""
-    cfg = st.cfg[0]
-    if cfg["open_loop"] == 0:
-        return cfg["now"]
-    intended = cfg["next_due"]
-    if intended > cfg["now"]:
-        return 0
-    cfg["next_due"] += st.gaps[cfg["gap_index"] % len(st.gaps)]
-    cfg["gap_index"] += 1
-    return intended
-
-
-@kernel
 def node_input(st):
     """Up to one frame of requests. How many went out."""
     cfg = st.cfg[0]
@@ -155,7 +119,7 @@ def node_input(st):
             cfg["ready_tail"] += 1
             continue
         intended = take_intended(st)
-        if intended == 0:
+        if intended == NOT_YET:
             break
         cfg["ready_head"] += 1
         send_request(st, c, intended)
