@@ -119,6 +119,11 @@ class TestLoading:
         done = python(LOADING + "load_plugin('mine:MINE')" + textwrap.dedent(OPEN_ONCE), folder=tmp_path)
         assert done.stdout.strip() == "10007", done.stderr
 
+    def test_by_the_name_of_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(plugin("mine", 7))
+        done = python(LOADING + f"load_plugin('{tmp_path}/mine.py:MINE')" + textwrap.dedent(OPEN_ONCE))
+        assert done.stdout.strip() == "10007", done.stderr
+
     def test_two_of_one_file(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(plugin("mine", 7))
         done = python(LOADING + "print(load_plugin('mine:MINE').name, load_plugin('mine:OTHER').name)", folder=tmp_path)
@@ -145,6 +150,8 @@ class TestMistakes:
             ("mine:a b", "write it as module:NAME"),
             ("nowhere:MINE", "there is no module nowhere"),
             ("nowhere.at_all:MINE", "nowhere"),
+            ("missing.py:MINE", "there is no module missing"),
+            ("json.py:MINE", "call the file something else"),
             ("mine:MISSING", "no attribute 'MISSING'"),
             ("mine:NOTHING", "it is of type int, not a stackcore.tcp.congestion.CongestionControl"),
             ("same:MINE", "--cc cubic is registered twice"),

@@ -27,11 +27,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -80,33 +80,37 @@ def add(control: CongestionControl) -> CongestionControl:
 
 
 def load(where: str) -> CongestionControl:
-    """Load the plug-in ``module:NAME``, NAME being a :class:`CongestionControl`; twice is once.
+    """Load the plug-in ``module:NAME`` or ``file.py:NAME``, NAME being a :class:`CongestionControl`; twice is once.
 
-    The module is looked for where Python looks, and in the current folder. Raises :class:`PluginError`.
+    A module is looked for where Python looks, and in the current folder. Raises :class:`PluginError`.
     """
     if where in _loaded:
         return _loaded[where]
     if _closed:
-        raise PluginError(f"--plugin {where}: the loop is compiled already: load plug-ins before the engine is imported")
+        raise PluginError(f"{where}: the loop is compiled already: load plug-ins before the engine is imported")
     try:
         _loaded[where] = add(_find(where))
     except (ImportError, AttributeError, ValueError) as e:
-        raise PluginError(f"--plugin {where}: {e}") from e
+        raise PluginError(f"{where}: {e}") from e
     return _loaded[where]
 
 
 def _find(where: str) -> CongestionControl:
     """The object that ``where`` names; whatever is compiled from here on is kept apart by its source."""
-    module_name, _, attribute = where.partition(":")
-    if not module_name or not attribute.isidentifier():
+    name, _, attribute = where.rpartition(":")
+    if not name or not attribute.isidentifier():
         raise ValueError("write it as module:NAME, for example examples.stackcore.half:HALF")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    spec = importlib.util.find_spec(module_name)
+    file = Path(name).resolve() if name.endswith(".py") else None
+    folder, name = (file.parent, file.stem) if file else (Path.cwd(), name)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ValueError(f"there is no module {module_name} here or where Python looks")
+        raise ValueError(f"there is no module {name} in {folder} or where Python looks")
+    if file and file != Path(spec.origin).resolve():
+        raise ValueError(f"its name is that of {spec.origin}: call the file something else")
     add_plugin(where, spec.origin)
-    control = getattr(importlib.import_module(module_name), attribute)
+    control = getattr(importlib.import_module(name), attribute)
     if not isinstance(control, CongestionControl):
         raise ValueError(f"it is of type {type(control).__name__}, not a stackcore.tcp.congestion.CongestionControl")
     return control
