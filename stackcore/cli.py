@@ -26,7 +26,12 @@ SWITCH_HELP = {
     "trigger": "Edge- or level-triggered readiness. [default: the workload's]",
     "verify": "What the clients check of each reply.",
     "schedule": "Open-loop arrivals.",
-    "transport": "What carries the sessions.",
+    "transport": "What carries the sessions: null, or the stack's own tcp.",
+    "wire": "What carries TCP's packets: shm or sim. [default: shm over tcp]",
+    "cc": "Congestion control.",
+    "recovery": "What becomes of a queued retransmission whose connection is gone (D1).",
+    "retransmit-policy": "Which queued retransmission goes first.",
+    "nagle": "Coalesce small segments.",
     "pin": "Which CPU each process runs on.",
 }
 """One line per switch for --help; the choices are listed by `stackcore modes`, so that --help need not load the stack."""
@@ -47,6 +52,25 @@ OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--work", "work_ns", type=int, help="The app's own work per request, ns. [default: 0]"),
     click.option("--timeout", type=float, help="Seconds after which a client gives a request up. [default: 1]"),
     click.option("--seed", type=int, help="Seed of contents and schedules. [default: 0]"),
+    click.option("--mtu", type=int, help="Largest IP datagram, bytes. [default: 1500]"),
+    click.option("--loss", type=float, help="Fraction of packets lost on the way, each way. [default: 0]"),
+    click.option("--burst-loss", type=float, help="Fraction lost in bursts of four in the mean. [default: 0]"),
+    click.option("--delay", help="One way, as in 10ms. [default: 0; transfer on sim: 5ms]"),
+    click.option("--jitter", help="Added to it, uniform from 0. [default: 0]"),
+    click.option("--reorder", type=float, help="Fraction of packets that arrive a millisecond late. [default: 0]"),
+    click.option("--duplicate", type=float, help="Fraction that arrives twice. [default: 0]"),
+    click.option("--corrupt", type=float, help="Fraction in which a bit is flipped. [default: 0]"),
+    click.option("--link-rate", help="Bytes per second each way, as in 125M. [default: no limit]"),
+    click.option("--queue", type=int, help="Packets that wait for the link at most. [default: 1000]"),
+    click.option("--budget", type=int, help="Segments one retransmit pass sends at most. [default: 256]"),
+    click.option("--retries", type=int, help="Retransmission timeouts until a connection is given up. [default: 8]"),
+    click.option("--close-timeout", type=float, help="Seconds a closed connection may linger without progress. [default: 2]"),
+    click.option("--rto-init", type=float, help="First retransmission timeout, seconds. [default: 1]"),
+    click.option("--unread", type=float, help="transfer: clients that send what the server never reads. [default: 0.1]"),
+    click.option("--abort", type=float, help="transfer: clients that reset midway. [default: 0.05]"),
+    click.option("--limit", type=float, help="transfer: seconds until the run is given up. [default: 600]"),
+    click.option("--pcap", help="Write the packets to this file, for Wireshark."),
+    click.option("--plugin", help="Load a plug-in, module:name or file.py:name, as in examples/stackcore/half.py:HALF."),
     click.option("--name", help="Name of the core's control socket. [default: $STACKCORE_NAME, or one per run]"),
 ]
 
@@ -95,18 +119,22 @@ def cli() -> None:
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def run(workload: str, as_json: bool, **flags: Any) -> None:
-    """One run: a core, forked workers, clients; prints what happened. WORKLOAD: http or fanout.
+    """One run: a core, forked workers, clients; prints what happened. WORKLOAD: http, fanout or transfer.
 
     \b
     Examples:
       stackcore run http --workers 2 --size 4K --listener shared-rwlock
       stackcore run http --rate 100000 --schedule constant     open loop: honest latencies
       stackcore run fanout --events two-queue --clients 512     watch events go stale
+      stackcore run http --transport tcp --wire shm             the stack's own TCP, a client host beside it
+      stackcore run transfer --wire sim --loss 0.01             3600 downloads over a lossy network, in seconds
     """
-    from stackcore import configuration, runner
+    from stackcore import configuration
+
+    config = configuration.make(workload=workload, **flags)  # loads plug-ins, which must come before the engine
+    from stackcore import runner
     from stackcore.show import progress_line, summary
 
-    config = configuration.make(workload=workload, **flags)
     with progress_line(config, quiet=as_json) as progress:
         result = runner.run_here(config, progress)
     if as_json:

@@ -15,6 +15,8 @@ from typing import Any
 from stackcore.abi import abi
 from stackcore.registry import SWITCHES, switch
 from stackcore.session import accept as _accept  # noqa: F401  (registers its choices)
+from stackcore.tcp.congestion import load_plugin
+from stackcore.tcp.retransmit import policy as _policy  # noqa: F401  (registers its choices)
 from stackcore.vcl import _vcl
 
 LISTENER = switch("listener", "how forked workers share a listening socket (D3)", "duplicated")
@@ -44,6 +46,14 @@ SCHEDULE.add("poisson", "exponential gaps", True)
 SCHEDULE.add("constant", "equal gaps", False)
 TRANSPORT = switch("transport", "what carries the sessions", "null")
 TRANSPORT.add("null", "the core plays the clients at session level")
+TRANSPORT.add("tcp", "the stack's own TCP")
+WIRE = switch("wire", "what carries TCP's packets", "none")
+WIRE.add("none", "transport null has no packets")
+WIRE.add("shm", "a client host in another process, packets over shared-memory rings, real clock")
+WIRE.add("sim", "a simulated network under a virtual clock, everything in one process")
+NAGLE = switch("nagle", "coalesce small segments (RFC 9293 section 3.7.4)", "off")
+NAGLE.add("off", "TCP_NODELAY on every connection, as servers set it", "off")
+NAGLE.add("on", "as TCP does by default", "on")
 PIN = switch("pin", "which CPU each process runs on", "auto")
 PIN.add("auto", "core on the first allowed CPU, worker i on the (i+1)-th, round and round")
 PIN.add("none", "wherever the kernel puts it")
@@ -67,6 +77,20 @@ def parse_size(text: str | int) -> int:
     if value.denominator != 1:
         raise ConfigError(f"{text!r} is no whole number of bytes")
     return int(value)
+
+
+_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)?")
+
+
+def parse_time(text: str | int) -> int:
+    """Nanoseconds from ``10ms``, ``2us``, ``1.5s``, or a plain number of ns; ConfigError for anything else."""
+    if isinstance(text, int):
+        return text
+    match = _TIME.fullmatch(text.strip())
+    if not match:
+        raise ConfigError(f"{text!r} is no time: write a number with ns, us, ms or s, as in 10ms")
+    return int(Fraction(match[1]) * _UNITS[match[2] or "ns"])
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,30 @@ class RunConfig:
     timeout: float = 1.0
     pin: str = "auto"
     seed: int = 0
+    wire: str = "none"
+    mtu: int = 1500
+    cc: str = "cubic"
+    recovery: str = "state-aware"
+    retransmit_policy: str = "fifo"
+    budget: int = 256
+    retries: int = 8
+    close_timeout: float = 2.0
+    rto_init: float = 1.0
+    nagle: str = "off"
+    loss: float = 0.0
+    burst_loss: float = 0.0
+    delay: int = 0
+    jitter: int = 0
+    reorder: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    link_rate: int = 0
+    queue: int = 1000
+    limit: float = 600.0
+    unread: float = 0.0
+    abort: float = 0.0
+    pcap: str = ""
+    plugin: str = ""
     name: str = ""
 
     @property
@@ -122,7 +170,24 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "rate": (0, 1e9, "requests per second, 0 for a closed loop"),
     "work_ns": (0, 10**10, "nanoseconds"),
     "timeout": (0.05, 3600, "seconds"),
-    "seed": (0, 2**63 - 1, ""),
+    "seed": (0, 2**62, ""),
+    "mtu": (128, 65535, "bytes"),
+    "limit": (0.1, 10**6, "seconds"),
+    "budget": (1, 256, "the retransmit pass sends a frame at most"),
+    "retries": (1, 64, ""),
+    "close_timeout": (0.001, 86400, "seconds"),
+    "rto_init": (0.2, 60, "seconds"),
+    "loss": (0, 0.9, "a fraction"),
+    "burst_loss": (0, 0.9, "a fraction"),
+    "reorder": (0, 1, "a fraction"),
+    "duplicate": (0, 1, "a fraction"),
+    "corrupt": (0, 1, "a fraction"),
+    "delay": (0, 60 * 10**9, "nanoseconds"),
+    "jitter": (0, 2 * 10**9, "nanoseconds"),
+    "link_rate": (0, 10**12, "bytes per second, 0: no limit"),
+    "queue": (1, 1 << 20, "packets"),
+    "unread": (0, 1, "a fraction of the clients"),
+    "abort": (0, 1, "a fraction of the clients"),
 }
 
 
@@ -139,6 +204,25 @@ def _check_power_of_two(flag: str, value: int, low: int, high: int) -> None:
         raise ConfigError(f"{flag} must be a power of two, {low}..{high}, not {value}")
 
 
+def _check_network(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """What goes with which transport and wire. A wire implies TCP; TCP without a wire goes over ``shm``."""
+    if values["wire"] != "none" and "transport" not in given:
+        values["transport"] = "tcp"
+    if values["transport"] == "tcp":
+        if values["wire"] == "none":
+            values["wire"] = "shm"
+        if values["wire"] == "sim" and values["listener"] != "duplicated":
+            raise ConfigError("--wire sim has its workers in one process: only --listener duplicated makes sense there")
+        if values["unread"] + values["abort"] > 1:
+            raise ConfigError("--unread and --abort are fractions of the same clients: together at most 1")
+        return
+    if values["wire"] != "none":
+        raise ConfigError(f"--wire {values['wire']} carries TCP's packets: leave --transport null out")
+    for name in ("loss", "burst_loss", "delay", "jitter", "reorder", "duplicate", "corrupt", "link_rate", "pcap"):
+        if values[name]:
+            raise ConfigError(f"--{name.replace('_', '-')} is about packets: add --transport tcp")
+
+
 def make(**given: Any) -> RunConfig:
     """A checked configuration from flags; None means: not given. ConfigError, or UnknownMode listing the choices."""
     import workloads
@@ -148,15 +232,26 @@ def make(**given: Any) -> RunConfig:
     if unknown:
         raise ConfigError(f"unknown setting: {', '.join(sorted(unknown))}")
     values = asdict(RunConfig()) | given
+    if values["plugin"]:
+        try:
+            load_plugin(values["plugin"])
+        except ValueError as error:
+            raise ConfigError(f"--plugin: {error}") from None
     for name in SWITCHES:
         key = name.replace("-", "_")
         if key in values:
             SWITCHES[name][values[key]]
     for key in ("size", "fifo"):
         values[key] = parse_size(values[key])
-    _check_ranges(values)
+    for key in ("delay", "jitter"):
+        values[key] = parse_time(values[key])
+    values["link_rate"] = parse_size(values["link_rate"])
     workload = workloads.load(values["workload"])
     values |= {k: v for k, v in workload.defaults(values).items() if k not in given}
+    for key in ("size", "fifo"):
+        values[key] = parse_size(values[key])
+    _check_ranges(values)
+    _check_network(values, given)
     if not values["sessions"]:
         values["sessions"] = max(1024, 2 * values["clients"])
     if values["sessions"] < values["clients"] or values["sessions"] > 1 << 22:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from stackcore.histogram import percentile
 from stackcore.launch import Child
 from stackcore.placement import Placement
 from stackcore.session.state import NODE_NAMES
+from stackcore.tcp.state import REASONS, STATISTICS
 
 SCHEMA = 1
 _LOCKS = (
@@ -25,6 +26,16 @@ _LOCKS = (
     ("owner_deaths", "owner_deaths"),
 )  # fmt: skip
 _ERRORS = ("stale", "lost", "duplicate", "misdelivered", "unserved", "corrupt")
+
+
+class Processes(NamedTuple):
+    """Whose time it took."""
+
+    workers: list[Child]
+    core: Child
+    client: Child | None
+    records: list[Any]
+    """Of each worker its sc_worker record, None when it never attached."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Result:
         data = self.data
         found = [f"{count} {name}" for name, count in data["errors"].items() if count]
         found += data["notes"]
+        found += _d1_problems(data)
         if data["core"]["worker_deaths"]:
             found.append(f"{data['core']['worker_deaths']} workers died; their sessions were reset, the others went on")
         if data["requests"] == 0:
@@ -52,18 +64,31 @@ class Result:
         return not self.problems
 
 
+def _d1_problems(data: dict[str, Any]) -> list[str]:
+    """What is wrong with retransmissions and transfers."""
+    recovery, transfers = data["recovery"], data["transfers"]
+    found = []
+    if recovery["crashes"]:
+        found.append(f"{recovery['crashes']} accesses to a freed connection: a real core dies of the first")
+    if recovery["strangers"] and data["modes"].get("recovery") == "unchecked":
+        found.append(f"{recovery['strangers']} segments retransmitted for a stranger")
+    missing = data["settings"]["clients"] - transfers["completed"] if transfers else 0
+    if missing:
+        found.append(f"{missing} transfers were not completed")
+    return found
+
+
 def collect(
     config: RunConfig,
     where: Placement,
     tel: Any,
-    records: Any,
-    workers: list[Child],
-    core: Child,
+    processes: Processes,
     notes: list[str],
     wall_s: float,
+    transfers: dict[str, int],
 ) -> Result:
-    """Put together telemetry (sc_telemetry), worker records (sc_worker[]), and the processes' rusage."""
-    apps = [_record_of(records, child.pid) for child in workers]
+    """Put together telemetry (sc_telemetry), what the processes left, and of a run of transfers what became of them."""
+    workers, core, apps = processes.workers, processes.core, processes.records
     known = [r for r in apps if r is not None]
     end = int(tel["measure_end_ns"]) or int(tel["heartbeat_ns"])  # a killed core could not note the end
     duration = max(0.0, (end - int(tel["measure_start_ns"])) / 1e9) if tel["measure_start_ns"] else 0.0
@@ -73,7 +98,7 @@ def collect(
         "version": __version__,
         "workload": config.workload,
         "transport": config.transport,
-        "wire": config.transport,
+        "wire": config.wire,
         "modes": config.modes,
         "settings": _settings(config),
         "seed": config.seed,
@@ -88,17 +113,37 @@ def collect(
         "errors": _errors(tel, known),
         "events": _events(tel, known),
         "locks": {name: _sum(known, field) for name, field in _LOCKS},
-        "recovery": _no_recovery(),
+        "recovery": _recovery(tel),
+        "tcp": _tcp(tel) if config.transport == "tcp" else {},
+        "transfers": transfers,
         "connections": {name: int(tel[name]) for name in ("connects", "refused", "closes", "resets", "timeouts", "invalid")},
         "per_worker": [_per_worker(child, record) for child, record in zip(workers, apps, strict=True)],
         "core": _core(tel, core, config.transport),
+        "client": _client(processes.client),
         "machine": machine(where),
         "notes": notes,
     }
     return Result(data)
 
 
-def _record_of(records: Any, pid: int) -> Any:
+CLIENTS_FIND = (
+    "requests", "reply_bytes", "refused", "timeouts", "corrupt", "latency", "latency_max_ns", "measure_start_ns",
+    "measure_end_ns",
+)  # fmt: skip
+"""Fields of the telemetry record that the side of the clients fills in."""
+
+
+def merge(core: Any, clients: Any) -> Any:
+    """Over TCP: the core's telemetry with what the clients found in its place. A request that made no progress in time, on a
+    wire that brings everything in the end, was lost by somebody."""
+    tel = core.copy()
+    for name in CLIENTS_FIND:
+        tel[name] = clients[name]
+    tel["lost"] = clients["timeouts"]
+    return tel
+
+
+def record_of(records: Any, pid: int) -> Any:
     """The shared record of the worker with that pid; None when it never attached."""
     matches = [r for r in records if int(r["pid"]) == pid]
     return matches[-1] if matches else None
@@ -111,7 +156,8 @@ def _sum(records: list[Any], field: str) -> int:
 def _settings(config: RunConfig) -> dict[str, Any]:
     names = (
         "clients", "size", "maxevents", "ring", "fifo", "sessions", "frame", "requests_per_connection", "rate",
-        "work_ns", "warmup",
+        "work_ns", "warmup", "mtu", "budget", "retries", "close_timeout", "rto_init", "loss", "burst_loss", "delay", "jitter",
+        "reorder", "duplicate", "corrupt", "link_rate", "queue", "unread", "abort",
     )  # fmt: skip
     return {name: getattr(config, name) for name in names}
 
@@ -148,10 +194,34 @@ def _events(tel: Any, workers: list[Any]) -> dict[str, Any]:
     }
 
 
-def _no_recovery() -> dict[str, Any]:
-    """The null transport retransmits nothing."""
-    zero = {"p50": 0, "p99": 0}
-    return {"sent": 0, "dropped": 0, "strangers": 0, "max_depth": 0, "queue_ns": zero, "close_to_free_ns": dict(zero)}
+def tcp_counters(tel: Any) -> dict[str, int]:
+    """The engine's counters by name."""
+    return {name: int(tel["tcp"][i]) for i, name in enumerate(STATISTICS.names or ())}
+
+
+def _quantiles(counts: Any) -> dict[str, float]:
+    return {name: percentile(np.asarray(counts), fraction) for name, fraction in (("p50", 0.5), ("p99", 0.99))}
+
+
+def _recovery(tel: Any) -> dict[str, Any]:
+    """D1: the retransmit queue. All zero over the null transport, which retransmits nothing."""
+    counters = tcp_counters(tel)
+    names = {
+        "sent": "rxt_sent", "dropped": "rxt_dropped", "strangers": "strangers", "max_depth": "rxt_depth_max",
+        "queued": "rxt_queued", "requeued": "rxt_requeued", "checks": "rxt_checks", "purges": "purges", "crashes": "crashes",
+        "freed_queued": "freed_queued", "retransmits": "retransmits", "timeouts": "timeouts",
+    }  # fmt: skip
+    found: dict[str, Any] = {name: counters[field] for name, field in names.items()}
+    return found | {"queue_ns": _quantiles(tel["rxt_queue"]), "close_to_free_ns": _quantiles(tel["close_to_free"])}
+
+
+def _tcp(tel: Any) -> dict[str, Any]:
+    dropped = {reason: int(tel["tcp_dropped"][i]) for i, reason in enumerate(REASONS) if tel["tcp_dropped"][i]}
+    return {name: n for name, n in tcp_counters(tel).items() if n} | {"dropped": dropped}
+
+
+def _client(client: Child | None) -> dict[str, Any]:
+    return {} if client is None else {"pid": client.pid, "cpu": client.cpu, **_rusage(client), "exit": client.exit_name}
 
 
 def _rusage(child: Child) -> dict[str, Any]:

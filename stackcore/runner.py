@@ -8,32 +8,34 @@ own, whatever threads the caller has.
 from __future__ import annotations
 
 import json
+import os
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import workloads
-from stackcore import configuration, launch, placement
+from stackcore import configuration, launch, network, placement
 from stackcore.abi import abi
 from stackcore.abi.layout import Layout, View
 from stackcore.app.worker import Modes, Worker
 from stackcore.configuration import RunConfig
 from stackcore.control import ControlError, Type, receive, socket_path
-from stackcore.core.client import ClientConfig
 from stackcore.core.process import CoreConfig, CoreProcess
 from stackcore.launch import Child, LaunchError
-from stackcore.result import Result, collect
+from stackcore.result import Processes, Result, collect, merge, record_of
 from stackcore.session.switches import ACCEPT, RING_FULL
 from stackcore.vcl import _vcl
 from stackcore.warmup import warm_up
+from stackcore.wire.client_host import ClientHost, ClientHostConfig, Findings
+from stackcore.wire.shm import Wire, make_wire
 from workloads import Prepared
 
-PORT = 80
 SPINS = 2000
 NOTICE_S = 1.5
 Progress = Callable[[float, int], None]
@@ -45,7 +47,9 @@ def table_capacity(config: RunConfig) -> int:
     return config.sessions + 8 * (config.workers + 1) + abi.MAX_LISTENERS
 
 
-def core_config(config: RunConfig, prepared: Prepared, where: placement.Placement) -> CoreConfig:
+def core_config(
+    config: RunConfig, prepared: Prepared, where: placement.Placement, wire: Wire | None = None
+) -> CoreConfig:
     shared = _vcl.listener_modes[config.listener][1]
     layout = Layout(
         workers=config.workers + 1,
@@ -54,19 +58,9 @@ def core_config(config: RunConfig, prepared: Prepared, where: placement.Placemen
         fifo_size=config.fifo,
         app_size=_vcl.table_bytes(table_capacity(config)) if shared else 0,
     )
-    clients = ClientConfig(
-        count=config.clients,
-        request=prepared.request,
-        reply=prepared.reply,
-        port=PORT,
-        verify_full=configuration.VERIFY[config.verify].value,
-        requests_per_connection=config.requests_per_connection,
-        rate=config.rate,
-        poisson=configuration.SCHEDULE[config.schedule].value,
-        storm=prepared.storm,
-        seed=config.seed,
-        timeout_s=config.timeout,
-    )
+    clients = network.client_config(config, prepared)
+    if wire is not None:
+        clients = replace(clients, count=0)
     return CoreConfig(
         layout=layout,
         path=socket_path(config.name),
@@ -78,7 +72,44 @@ def core_config(config: RunConfig, prepared: Prepared, where: placement.Placemen
         accept_policy=ACCEPT[config.accept].value,
         warmup_s=config.warmup,
         duration_s=config.duration,
+        tcp=network.core_tcp(config, wire) if wire is not None else None,
     )
+
+
+def client_host_config(config: RunConfig, prepared: Prepared, where: placement.Placement) -> ClientHostConfig:
+    return ClientHostConfig(
+        host=network.client_host(config),
+        clients=network.client_config(config, prepared),
+        server=network.SERVER_NUMBER,
+        link=network.link_of(config),
+        warmup_s=config.warmup,
+        duration_s=config.duration,
+        transfers=prepared.once,
+        limit_s=config.limit,
+        idle_limit={"spin": 0, "adaptive": 200 if where.client_shares() else 20_000, "park": 1}[config.wait],
+        shares_cpu=where.client_shares(),
+    )
+
+
+def run_client_host(
+    config: ClientHostConfig, wire: Wire, findings: Findings, cpu: int | None, go_fd: int, ready: Callable[[], None]
+) -> None:
+    """The client host's process; it begins when a byte can be read from ``go_fd``."""
+    placement.pin(cpu)
+    host = ClientHost(config, wire, findings)
+    os.set_blocking(go_fd, False)
+    ready()
+
+    def go() -> bool:
+        try:
+            return bool(os.read(go_fd, 1))
+        except BlockingIOError:
+            return False
+
+    try:
+        host.run(go)
+    finally:
+        host.close()
 
 
 def run_core(config: CoreConfig, cpu: int | None, ready: Callable[[], None]) -> None:
@@ -126,8 +157,13 @@ class Run:
         self.config = config
         self.prepared = Prepared(b"", b"")
         self.socket_made = False
-        self.where = (placement.auto if config.pin == configuration.PIN["auto"].name else placement.none)(config.workers)
+        place = placement.auto if config.pin == configuration.PIN["auto"].name else placement.none
+        self.where = place(config.workers, config.wire == configuration.WIRE["shm"].name)
         self.core: Child | None = None
+        self.client: Child | None = None
+        self.wire: Wire | None = None
+        self.findings: Findings | None = None
+        self.go_fd = -1
         self.workers: list[Child] = []
         self.master: Worker | None = None
         self.view: View | None = None  # never bound to a local: a traceback would keep the mapping busy
@@ -143,6 +179,8 @@ class Run:
 
     def _clean_up(self) -> None:
         launch.stop(self.workers)
+        if self.client is not None:
+            launch.stop([self.client])
         self.view = None
         if self.master is not None:
             self.master.close()
@@ -150,12 +188,18 @@ class Run:
             launch.stop([self.core])
             if self.socket_made and self.core.killed:
                 socket_path(self.config.name).unlink(missing_ok=True)  # it could not; any other leaves its own at most
+        if self.wire is not None:
+            self.wire.close()
+        if self.go_fd >= 0:
+            os.close(self.go_fd)
         self.prepared.close()
 
     def start(self) -> None:
         """Core, master, listener, workers: in this order, each ready before the next."""
         config, where = self.config, self.where
-        core_settings = core_config(config, self.prepared, where)
+        if where.has_client:
+            self.wire, self.findings = make_wire(config.mtu), Findings()
+        core_settings = core_config(config, self.prepared, where, self.wire)
         launch.fork("the core", lambda ready: run_core(core_settings, where.core, ready), self._core_born)
         assert self.core is not None
         launch.wait_ready([self.core])
@@ -165,7 +209,7 @@ class Run:
             wait=config.wait, spins=SPINS, table_capacity=table_capacity(config),
         )  # fmt: skip
         self.master = master = Worker.attach(socket_path(config.name), modes, launcher=True)
-        listener = master.vcl.listen(PORT)
+        listener = master.vcl.listen(network.PORT)
         for i in range(config.workers):
             spins = 0 if where.worker_shares(i) else SPINS
             cpu = where.workers[i]
@@ -173,7 +217,23 @@ class Run:
             launch.fork(f"worker {i}", body, self.workers.append).cpu = cpu
         launch.wait_ready(self.workers)
         master.children_registered()
+        if self.wire is not None:
+            self._start_client_host(self.wire)
         self.prepared.close()  # the workers have loaded what they serve
+
+    def _start_client_host(self, wire: Wire) -> None:
+        assert self.findings is not None
+        read_fd, self.go_fd = os.pipe2(os.O_CLOEXEC)
+        settings = client_host_config(self.config, self.prepared, self.where)
+        body = partial(run_client_host, settings, wire, self.findings, self.where.client, read_fd)
+        launch.fork("the client host", body, self._client_born)
+        os.close(read_fd)
+        assert self.client is not None
+        self.client.cpu = self.where.client
+        launch.wait_ready([self.client])
+
+    def _client_born(self, child: Child) -> None:
+        self.client = child
 
     def _core_born(self, child: Child) -> None:
         self.core = child
@@ -181,14 +241,17 @@ class Run:
     def drive(self, progress: Progress | None = None) -> Any:
         """Start the clients and wait for the end (or the core's); a copy of the core's telemetry."""
         assert self.master is not None and self.core is not None
-        self.master.request(Type.START)
+        if self.client is None:
+            self.master.request(Type.START)
+        else:
+            os.write(self.go_fd, b"g")
         self.view = self.master.view()
-        limit = time.monotonic() + self.config.warmup + self.config.duration + 10
+        tel = self.view.telemetry[0] if self.findings is None else self.findings.telemetry[0]
         began = time.monotonic()
-        while not self._done():
+        limit = began + 10 + (self.config.limit if self.prepared.once else self.config.warmup + self.config.duration)
+        while not (self._done() if self.client is None else self._client_done()):
             if progress is not None:
-                share = (time.monotonic() - began) / (self.config.warmup + self.config.duration)
-                progress(min(1.0, share), int(self.view.telemetry[0]["requests"]))
+                progress(self._share(tel, time.monotonic() - began), int(tel["requests"]))
             self._watch_workers()
             if time.monotonic() > limit:
                 raise LaunchError("the core did not finish in time: it may be starved of CPU")
@@ -196,7 +259,31 @@ class Run:
                 self.notes.append(f"the core ended with {self.core.exit_name}" + _because(self.core))
                 self._workers_notice()
                 break
-        return self.view.telemetry[0].copy()
+        return self._gather()
+
+    def _share(self, tel: Any, passed: float) -> float:
+        """How much of the run is over, 0..1."""
+        if self.prepared.once:
+            return min(1.0, int(tel["requests"]) / self.config.clients)
+        return min(1.0, passed / (self.config.warmup + self.config.duration))
+
+    def _client_done(self) -> bool:
+        """Has the client host finished? Waits up to 50 ms for it."""
+        assert self.client is not None and self.findings is not None
+        if self.client.reap():
+            raise LaunchError(f"the client host ended with {self.client.exit_name}{_because(self.client)}")
+        assert self.core is not None
+        launch.await_exit(self.core, 0.05)
+        return int(self.findings.telemetry[0]["phase"]) == abi.PHASE_DONE
+
+    def _gather(self) -> Any:
+        """The run's telemetry: the core's record, and over TCP what the client host found in its place."""
+        assert self.view is not None and self.master is not None and self.core is not None
+        if self.findings is None:
+            return self.view.telemetry[0].copy()
+        if self.core.exit_status is None:
+            self.master.request(Type.STATUS)
+        return merge(self.view.telemetry[0], self.findings.telemetry[0])
 
     def _workers_notice(self) -> None:
         """The core is dead: the workers find out by themselves within a second, and say so."""
@@ -232,6 +319,8 @@ class Run:
         """Stop the workers, then the core, and put everything together."""
         assert self.master is not None and self.core is not None
         self._watch_workers()
+        if self.client is not None:
+            launch.stop([self.client])
         launch.stop(self.workers)
         assert self.view is not None
         records = self.view.workers.copy()
@@ -243,7 +332,10 @@ class Run:
         self.view = None
         self.master.close()
         launch.stop([self.core])
-        return collect(self.config, self.where, telemetry, records, self.workers, self.core, self.notes, time.monotonic() - began)
+        report = self.findings.report if self.findings is not None else {}
+        of_workers = [record_of(records, child.pid) for child in self.workers]
+        everybody = Processes(self.workers, self.core, self.client, of_workers)
+        return collect(self.config, self.where, telemetry, everybody, self.notes, time.monotonic() - began, report)
 
 
 def _because(child: Child) -> str:
@@ -251,9 +343,21 @@ def _because(child: Child) -> str:
     return f" ({words})" if words else ""
 
 
+def _simulate(config: RunConfig, progress: Progress | None) -> Result:
+    from stackcore.simulate import simulate  # only here: most runs have no use for it
+
+    prepared = workloads.load(config.workload).prepare(config)
+    try:
+        return simulate(config, prepared, progress)
+    finally:
+        prepared.close()
+
+
 def run_here(config: RunConfig, progress: Progress | None = None) -> Result:
     """One run with this process as the launcher. LaunchError, ControlError, OSError; KeyboardInterrupt cleans up."""
     began = time.monotonic()
+    if config.wire == configuration.WIRE["sim"].name:
+        return _simulate(config, progress)
     with Run(config) as this:
         warm_up(config, this.prepared)
         this.start()

@@ -15,17 +15,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import workloads
-from stackcore import kernel
+from stackcore import kernel, network
 from stackcore.abi.layout import SEGMENT_HEADER, Layout, View, lay_out
-from stackcore.configuration import RunConfig
+from stackcore.configuration import TRANSPORT, RunConfig
 from stackcore.core.client import ClientConfig, configure_clients, schedule
 from stackcore.core.dispatch import dispatch
+from stackcore.core.tcp import TcpTransport, TcpTransportConfig
 from stackcore.session.account import last_words
 from stackcore.session.listen import forget_worker
 from stackcore.session.rings import bind_all
 from stackcore.session.state import new_core
 from stackcore.vcl import _vcl
+from stackcore.wire.client_host import ClientHost, ClientHostConfig, Findings
 from stackcore.wire.null import unserved, worker_gone
+from stackcore.wire.shm import make_wire
 from workloads import Prepared
 
 
@@ -56,6 +59,27 @@ def _touch_core(layout: Layout) -> None:
         unserved(core)
 
 
+def _touch_tcp(layout: Layout, config: RunConfig) -> None:
+    """Both hosts' cycles over a wire on which nothing happens."""
+    clients = ClientConfig(1, b"x", b"y")
+    with private_stack(layout) as (_, view), make_wire(config.mtu, 2) as wire:
+        core, _ = new_core(view, layout, 0, schedule(clients))
+        core.cfg[0]["frame"] = config.frame
+        bind_all(core, view, layout)
+        transport = TcpTransport(core, layout, TcpTransportConfig(network.server_host(config), wire, 8))
+        host = ClientHost(
+            ClientHostConfig(network.client_host(config), clients, network.SERVER_NUMBER, idle_limit=1), wire, Findings()
+        )
+        try:
+            transport.dispatch(0)
+            transport.unserved()
+            transport.worker_gone(0)
+            host.touch()
+        finally:
+            host.close()
+            transport.close()
+
+
 def _touch_workload(layout: Layout, config: RunConfig, prepared: Prepared) -> None:
     with private_stack(layout) as (payload, _):
         worker = _vcl.Worker(
@@ -74,7 +98,10 @@ def warm_up(config: RunConfig, prepared: Prepared, say: Any = None) -> float:
     if kernel.is_cold():
         (say or _say)("compiling kernels, first run only (about a minute) ...")
     layout = Layout(workers=1, sessions=4, ring_slots=8, fifo_size=256, app_size=_vcl.table_bytes(8))
-    _touch_core(layout)
+    if config.transport == TRANSPORT["tcp"].name:
+        _touch_tcp(layout, config)
+    else:
+        _touch_core(layout)
     _touch_workload(layout, config, prepared)
     return time.monotonic() - began
 

@@ -26,6 +26,8 @@ class Prepared:
     reply: bytes
     data: Any = None
     storm: bool = False
+    once: bool = False
+    """Each client fetches one reply, and the run is over when all have theirs."""
     cleanups: list[Any] = field(default_factory=list)
 
     def close(self) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from stackcore.core.dispatch import BUSY, IDLE
-from stackcore.core.tcp_cycle import BROKEN_WIRE, dispatch_shm, new_frames
+from stackcore.core.tcp_cycle import BROKEN_WIRE, dispatch_shm
 from stackcore.core.tcp_session import tcp_unserved, tcp_worker_gone
 from stackcore.session.state import Core
 from stackcore.tcp.config import HostConfig
 from stackcore.tcp.memory import AHEAD_WORDS, FifoMemory, new_tcp
-from stackcore.tcp.state import REASONS, STATISTICS
 from stackcore.tcp.wheel import timer_soonest
+from stackcore.wire.frames import new_frames, shared_counters
 from stackcore.wire.pcap import PcapWriter, no_capture
 from stackcore.wire.shm import CORE, Wire
 
@@ -37,18 +37,6 @@ class TcpTransportConfig:
     wire: Wire
     connections: int
     pcap: Path | None = None
-
-
-def shared_counters(telemetry: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The engine's counters, in the shared telemetry record."""
-    words = STATISTICS.itemsize // 8
-    assert words <= telemetry["tcp"].size and len(REASONS) <= telemetry["tcp_dropped"].size
-    return {
-        "stat": telemetry["tcp"][:words].view(STATISTICS),
-        "dropped": telemetry["tcp_dropped"][: len(REASONS)],
-        "queue_hist": telemetry["rxt_queue"],
-        "close_hist": telemetry["close_to_free"],
-    }
 
 
 def tcp_over(core: Core, layout: Any, host: Callable[..., HostConfig], connections: int) -> tuple[Any, list[Any]]:

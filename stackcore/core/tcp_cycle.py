@@ -6,11 +6,6 @@ between is the same for all. A frame that the wire could not take whole is kept,
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from stackcore.bundle import Bundle
 from stackcore.core.dispatch import BUSY, IDLE, PAUSES, account
 from stackcore.core.tcp_session import node_io, node_notes, sync_listeners
 from stackcore.kernel import kernel
@@ -21,40 +16,11 @@ from stackcore.session.listen import node_ring
 from stackcore.session.state import NODE_DRAIN, NODE_FLUSH, NODE_INPUT, NODE_OUTPUT, NODE_TIME
 from stackcore.session.switches import BLOCK
 from stackcore.tcp.engine import tcp_input, tcp_output, tcp_retransmit, tcp_time
-from stackcore.tcp.state import HEADROOM, MAX_FRAME
 from stackcore.wire.pcap import pcap_put
 from stackcore.wire.shm import shm_receive, shm_send_from
 
 BROKEN_WIRE = 2
 """Result of :func:`dispatch_shm`: the other end has damaged the rings."""
-
-FRAME = np.dtype([(name, "i8") for name in ("tx_first", "tx_used", "captures")])
-
-
-class Frames(Bundle):
-    """One stack's input and output vectors."""
-
-    cfg: np.ndarray[Any, Any]
-    """FRAME[1]: rows ``tx_first`` to ``tx_used`` of ``tx`` wait for the wire"""
-    rx: np.ndarray[Any, Any]
-    """uint8[MAX_FRAME, stride], the IP header at column HEADROOM"""
-    rx_len: np.ndarray[Any, Any]
-    """int32[MAX_FRAME]"""
-    tx: np.ndarray[Any, Any]
-    tx_len: np.ndarray[Any, Any]
-
-
-def new_frames(mtu: int) -> Frames:
-    """Empty frames for datagrams of up to ``mtu`` bytes."""
-    stride = -(-(HEADROOM + mtu) // 64) * 64
-    return Frames(
-        cfg=np.zeros(1, FRAME),
-        rx=np.zeros((MAX_FRAME, stride), "u1"),
-        rx_len=np.zeros(MAX_FRAME, "i4"),
-        tx=np.zeros((MAX_FRAME, stride), "u1"),
-        tx_len=np.zeros(MAX_FRAME, "i4"),
-    )
-
 
 @kernel
 def capture(f, cap, buf, lengths, first, last, now):
@@ -69,10 +35,7 @@ def blocked(st):
     """Ring-full policy ``block``: no new input while a worker's events do not fit."""
     if st.cfg[0]["ring_full"] != BLOCK:
         return False
-    for worker in range(len(st.wrk)):
-        if st.wrk[worker]["full"] != 0:
-            return True
-    return False
+    return any(st.wrk[worker]["full"] != 0 for worker in range(len(st.wrk)))
 
 
 @kernel

@@ -107,30 +107,30 @@ def new_tcp(
     connections, slots = config.connections, config.slot_count
     con_ring, slot_ring = ring_size(connections), ring_size(slots)
     boards = max(16, min(connections, MAX_BOARDS))
-    arrays: dict[str, np.ndarray[Any, Any]] = dict(
-        cfg=np.zeros(1, CONFIG),
-        con=np.zeros(connections, CONNECTION),
-        slot=np.zeros(slots, SLOT),
-        tmr=np.zeros(connections * TIMERS, TIMER),
-        wheel=np.full(WHEEL_SLOTS, -1, "i4"),
-        wheel_map=np.zeros(WHEEL_SLOTS // 32, "i8"),
-        hash=np.full(con_ring, -1, "i4"),
-        free=np.arange(connections - 1, -1, -1, dtype="i4"),
-        slots_free=np.zeros(slot_ring, "i4"),
-        notes=np.zeros(slot_ring, "i4"),
-        ready=np.zeros(con_ring, "i4"),
-        boards=np.zeros((boards, BOARD_WORDS), "i8"),
-        boards_free=np.arange(boards - 1, -1, -1, dtype="i4"),
-        lis=np.zeros(config.listeners, LISTENER),
-        queue=np.zeros(2 * con_ring, ENTRY),
-        heap=np.zeros(2 * con_ring, ENTRY),
-        stray=np.zeros(STRAYS, STRAY),
-        seg=np.zeros(1, SEGMENT),
-        stat=np.zeros(1, STATISTICS),
-        dropped=np.zeros(len(REASONS), "i8"),
-        queue_hist=np.zeros(BUCKETS, "i8"),
-        close_hist=np.zeros(BUCKETS, "i8"),
-    )
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "cfg": np.zeros(1, CONFIG),
+        "con": np.zeros(connections, CONNECTION),
+        "slot": np.zeros(slots, SLOT),
+        "tmr": np.zeros(connections * TIMERS, TIMER),
+        "wheel": np.full(WHEEL_SLOTS, -1, "i4"),
+        "wheel_map": np.zeros(WHEEL_SLOTS // 32, "i8"),
+        "hash": np.full(con_ring, -1, "i4"),
+        "free": np.arange(connections - 1, -1, -1, dtype="i4"),
+        "slots_free": np.zeros(slot_ring, "i4"),
+        "notes": np.zeros(slot_ring, "i4"),
+        "ready": np.zeros(con_ring, "i4"),
+        "boards": np.zeros((boards, BOARD_WORDS), "i8"),
+        "boards_free": np.arange(boards - 1, -1, -1, dtype="i4"),
+        "lis": np.zeros(config.listeners, LISTENER),
+        "queue": np.zeros(2 * con_ring, ENTRY),
+        "heap": np.zeros(2 * con_ring, ENTRY),
+        "stray": np.zeros(STRAYS, STRAY),
+        "seg": np.zeros(1, SEGMENT),
+        "stat": np.zeros(1, STATISTICS),
+        "dropped": np.zeros(len(REASONS), "i8"),
+        "queue_hist": np.zeros(BUCKETS, "i8"),
+        "close_hist": np.zeros(BUCKETS, "i8"),
+    }
     t = Tcp(**arrays | (shared or {}))
     _fill(t)
     _set_queues(t, fifos)

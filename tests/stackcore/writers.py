@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from stackcore.abi.abi import RECORDS
 
-ARRAYS = {
+ARRAYS: dict[str, str | None] = {
+    "t.lis": None,  # TCP's own
     "shs": "sc_session", "shw": "sc_worker", "lis": "sc_listener", "tel": "sc_telemetry", "latency": "sc_telemetry",
     "view.sessions": "sc_session", "view.workers": "sc_worker", "view.listeners": "sc_listener", "view.telemetry": "sc_telemetry",
     "view.stack": "sc_stack",

@@ -21,6 +21,12 @@ __all__ = ["CC", "CONTROLS", "CongestionControl", "PluginError", "load_plugin"]
 for _module in (newreno, cubic):  # in the order of their values
     control.add(_module.CONTROL)
 
+cc_init: Callable[..., Any]
+cc_ack: Callable[..., Any]
+cc_loss: Callable[..., Any]
+cc_recovered: Callable[..., Any]
+cc_idle: Callable[..., Any]
+
 _PARAMETERS = {
     "init": "con, now",
     "ack": "con, acked, rtt, now",
@@ -30,7 +36,7 @@ _PARAMETERS = {
 }
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
+def __getattr__(name: str) -> Any:
     hook = name.removeprefix("cc_")
     if hook == name or hook not in _PARAMETERS:
         raise AttributeError(f"module {__name__} has no attribute {name}")
@@ -39,5 +45,4 @@ def __getattr__(name: str) -> Callable[..., Any]:
     for one, parameters in _PARAMETERS.items():
         choices = [(control.__name__, f"CONTROLS[{known!r}].{one}") for known in CONTROLS]
         globals()[f"cc_{one}"] = compose(f"cc_{one}", choices, parameters, result=False)
-    made: Callable[..., Any] = globals()[name]
-    return made
+    return globals()[name]
