@@ -287,6 +287,8 @@ def payload(t, c, seg, at, seq, now):
             return
         if con["rcv_adv"] > con["rcv_nxt"]:
             take_data(t, c, con, seg, at, seq, now)
+        else:
+            t.dropped[D_RX_FULL] += 1  # a window probe, or a sender that does not look
     take_fin(t, c, con, seg, seq, now)
 
 
