@@ -105,7 +105,7 @@ class PcapWriter:
         """What :func:`pcap_put` takes."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            self._write(struct.pack("<IHHiIII", MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, LINKTYPE_RAW))
+            self._to_file(struct.pack("<IHHiIII", MAGIC_NANOSECONDS, 2, 4, 0, 0, snaplen, LINKTYPE_RAW))
         except BaseException:
             os.close(self._fd)
             raise
@@ -134,10 +134,10 @@ class PcapWriter:
         cfg = self.capture.cfg[0]
         used = int(cfg["used"])
         cfg["used"] = 0
-        self._write(self.capture.data[:used].tobytes())
+        self._to_file(self.capture.data[:used].tobytes())
         return used
 
-    def _write(self, data: bytes) -> None:
+    def _to_file(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:

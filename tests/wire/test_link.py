@@ -111,6 +111,13 @@ class TestBottleneck:
             p.send(numbered(k, 4), 0)
         assert [at for at, _ in arrivals(p)] == [floor(Fraction(4 * S * n, 3)) for n in range(1, 7)]
 
+    def test_rounding_does_not_add_up_from_one_just_in_time_to_the_next(self) -> None:
+        p, now = pipe(rate=3), 0
+        for k in range(3):
+            p.send(numbered(k, 4), now)
+            ((now, _),) = arrivals(p)
+        assert now == 4 * S
+
     def test_idle_time_is_not_saved_up(self) -> None:
         p = pipe(rate=1000)
         p.send(numbered(0, 100), 0)
@@ -313,6 +320,14 @@ class TestStatistics:
         assert all(self.near(n, 0.1, self.N // 4) for n in histogram)
 
 
+def flights(n: int, step: int, config: LinkConfig) -> list[tuple[int, int]]:
+    """(time, number) of the arrivals of ``n`` packets sent ``step`` ns apart."""
+    p = Pipe(new_link(config, mtu=60), mtu=60)
+    for k in range(n):
+        p.send(numbered(k), k * step)
+    return arrivals(p)
+
+
 class Model:
     """Rate, queue, delay and capacity again, in fractions and lists."""
 
@@ -365,6 +380,17 @@ class TestEverything:
             if look:
                 assert [number_of(packet) for packet in p.deliver(now)] == model.deliver(now)
         assert order(p) == model.deliver(FAR) and accounted(p)
+
+    @given(
+        n=st.integers(1, 60), step=st.sampled_from([0, 1, 7, 100]), jitter=st.integers(0, 200), delay=st.integers(0, 300),
+        reorder=st.sampled_from([0.0, 0.3, 0.7]), reorder_delay=st.integers(-300, 300), seed=st.integers(0, 1000),
+    )  # fmt: skip
+    @settings(deadline=None)
+    def test_arrivals_are_by_time_and_then_by_the_order_sent(self, n: int, step: int, **config: Any) -> None:
+        link = LinkConfig(**config)
+        spread = flights(n, 1000, link)  # so far apart that none can overtake, each is as long under way as in any other run
+        assert [k for _, k in spread] == list(range(n))
+        assert flights(n, step, link) == sorted((at - 1000 * k + step * k, k) for at, k in spread)
 
     probability = st.sampled_from([0.0, 0.2, 1.0])
 

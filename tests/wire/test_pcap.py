@@ -103,7 +103,7 @@ class TestFile:
 class TestTrouble:
     def test_a_full_buffer_misses_whole_packets(self, tmp_path: Path) -> None:
         path, frame = tmp_path / "x.pcap", Frame(mtu=100)
-        with PcapWriter(path, snaplen=100, buffer=2 * (RECORD_HEADER + 100) + 99) as writer:
+        with PcapWriter(path, snaplen=100, buffer=3 * (RECORD_HEADER + 100) - 1) as writer:
             found = [pcap_put(writer.capture, frame.buf, 0, frame.put(0, numbered(k, 100)), k) for k in range(4)]
             assert found == [1, 1, 0, 0] and writer.missed == 2
             assert pcap_put(writer.capture, frame.buf, 0, frame.put(0, numbered(9, 80)), 9) == 1  # a shorter one fits

@@ -197,10 +197,12 @@ class TestDoorbell:
                 assert self.rung(one) == room
 
     def test_who_is_awake_again_is_left_alone(self) -> None:
-        with ends() as (one, two):
+        with ends(slots=2) as (one, two):
+            two.send([b"x", b"y"])
             two.end.announce(room=True)
             two.end.clear()
             one.send([b"x"])
+            one.receive()
             assert not self.rung(two)
 
     def test_park_does_not_sleep_when_something_is_there(self) -> None:
