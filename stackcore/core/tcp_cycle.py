@@ -32,10 +32,12 @@ def capture(f, cap, buf, lengths, first, last, now):
 
 @kernel
 def blocked(st):
-    """Ring-full policy ``block``: no new input while a worker's events do not fit."""
-    if st.cfg[0]["ring_full"] != BLOCK:
-        return False
-    return any(st.wrk[worker]["full"] != 0 for worker in range(len(st.wrk)))
+    """Ring-full policy ``block``: no new input while a worker's events do not fit. How many such workers."""
+    full = 0
+    if st.cfg[0]["ring_full"] == BLOCK:
+        for worker in range(len(st.wrk)):
+            full += st.wrk[worker]["full"]
+    return full
 
 
 @kernel
@@ -68,7 +70,7 @@ def cycle_shm(st, t, f, w, cap):
     now = now_ns()
     st.cfg[0]["now"] = now
     timed = tcp_time(t, now)
-    got = 0 if blocked(st) else shm_receive(w, f.rx, f.rx_len, st.cfg[0]["frame"])
+    got = 0 if blocked(st) > 0 else shm_receive(w, f.rx, f.rx_len, st.cfg[0]["frame"])
     if got < 0:
         return -1
     capture(f, cap, f.rx, f.rx_len, 0, got, now)
