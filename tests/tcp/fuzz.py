@@ -213,5 +213,5 @@ def collect(per_fate: int = 3, tries: int = 4000) -> list[str]:
 
 
 if __name__ == "__main__":  # python -m tests.tcp.fuzz: a new corpus, when initial sequence numbers come out otherwise
-    print("# What a host does with these packets (tests/tcp/test_fuzz.py): why it drops them, or - if it does not, and the bytes.")
+    print("# What a host does with these packets (tests/tcp/test_fuzz.py): why it drops them, - if it does not.")
     print("\n".join(collect()))

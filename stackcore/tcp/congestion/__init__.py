@@ -35,12 +35,6 @@ _PARAMETERS = {
     "idle": "con, now",
 }
 
-cc_init: Callable[..., Any]
-cc_ack: Callable[..., Any]
-cc_loss: Callable[..., Any]
-cc_recovered: Callable[..., Any]
-cc_idle: Callable[..., Any]
-
 
 def __getattr__(name: str) -> Any:
     hook = name.removeprefix("cc_")
