@@ -100,6 +100,8 @@ class HostConfig:
     """Window scale to offer, 0..14 (RFC 7323 section 2); -1: the smallest that can announce the whole fifo; None: the
     option is not offered."""
     pacing: bool = False
+    ttl: int = 64
+    """IP time to live of what is sent (RFC 9293 section 3.9.2, MUST-49; 64 is RFC 1700's default)."""
     checksum: bool = True
     """Verify checksums of what comes in; False only where a wire vouches for them."""
     cc: str = "cubic"
@@ -172,6 +174,7 @@ _TIMES = ("rto_init", "rto_min", "rto_max", "delack", "msl", "close_timeout", "k
 _DAY = 86400.0
 _RANGES: dict[str, tuple[float, float]] = {
     "mtu": (MIN_MTU, MAX_MTU),
+    "ttl": (1, 255),
     "connections": (1, MAX_CONNECTIONS),
     "slots": (0, MAX_CONNECTIONS),
     "listeners": (1, 65536),

@@ -41,8 +41,6 @@ IP_BYTES, TCP_BYTES = 20, 20
 IP_AT, TCP_AT = HEADROOM, HEADROOM + IP_BYTES
 """Columns of the two headers in a datagram that we send."""
 PROTOCOL_TCP = 6
-TTL = 64
-"""The recommended default (RFC 1700, "IP time to live")."""
 DONT_FRAGMENT = 0x4000
 OPTION_END, OPTION_NOP, OPTION_MSS, OPTION_WSCALE, OPTION_SACK_OK, OPTION_SACK, OPTION_TS = 0, 1, 2, 3, 4, 5, 8
 MAX_WSCALE = 14
@@ -264,7 +262,6 @@ def put_header(buf, i, src, dst, sport, dport, seq, ack, flags, wnd, ip_id):
     put32(buf, i, IP_AT, 0x45000000)
     put16(buf, i, IP_AT + 4, ip_id)
     put16(buf, i, IP_AT + 6, DONT_FRAGMENT)
-    put8(buf, i, IP_AT + 8, TTL)
     put8(buf, i, IP_AT + 9, PROTOCOL_TCP)
     put16(buf, i, IP_AT + 10, 0)
     put32(buf, i, IP_AT + 12, src)
@@ -340,11 +337,12 @@ def options_syn(buf, i, mss, wscale, sack_ok, has_ts, tsval, tsecr):
 def finish(cfg, buf, i, options, payload):
     """Complete the datagram in row ``i``: bytes of the whole.
 
-    The ``payload`` bytes are in place behind ``options`` bytes of options. Writes lengths, data offset and checksums; with
-    ``cfg["checksum"]`` 0 TCP's is left to the wire, and 0.
+    The ``payload`` bytes are in place behind ``options`` bytes of options. Writes lengths, data offset, time to live and
+    checksums; with ``cfg["checksum"]`` 0 TCP's is left to the wire, and 0.
     """
     size = TCP_BYTES + options + payload
     put16(buf, i, IP_AT + 2, IP_BYTES + size)
+    put8(buf, i, IP_AT + 8, int(cfg["ttl"]))
     put16(buf, i, IP_AT + 10, checksum(buf, i, IP_AT, IP_BYTES, 0))
     put8(buf, i, TCP_AT + 12, ((TCP_BYTES + options) >> 2) << 4)
     if cfg["checksum"] != 0:

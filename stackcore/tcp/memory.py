@@ -171,7 +171,7 @@ def _set_constants(cfg: Any, config: HostConfig) -> None:
     ):  # fmt: skip
         cfg[name] = nanoseconds(getattr(config, name))
     for name in (
-        "mtu", "frame", "retries", "syn_retries", "keep_probes", "nagle", "sack", "timestamps", "pacing", "checksum",
+        "mtu", "frame", "retries", "syn_retries", "keep_probes", "nagle", "sack", "timestamps", "pacing", "checksum", "ttl",
         "initial_window", "challenge_limit", "half_open_limit", "budget", "queue_limit", "trap",
     ):  # fmt: skip
         cfg[name] = getattr(config, name)

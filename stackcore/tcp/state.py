@@ -112,7 +112,7 @@ CONFIG = np.dtype(
             # constants of the protocol, each changeable
             "rto_init", "rto_min", "rto_max", "retries", "syn_retries", "delack", "msl", "close_timeout",
             "keep_idle", "keep_interval", "keep_probes", "nagle", "sack", "timestamps", "wscale", "pacing", "cc",
-            "initial_window", "challenge_limit", "challenge_left", "challenge_until", "checksum",
+            "initial_window", "challenge_limit", "challenge_left", "challenge_until", "checksum", "ttl",
             "secret0", "secret1",
             # D1
             "recovery", "policy", "budget", "queue_head", "queue_tail", "queue_mask", "queue_limit", "heap_size",
@@ -139,16 +139,16 @@ CONNECTION = np.dtype(
         (name, "i4")
         for name in (
             "state", "generation", "slot", "flags", "local_port", "remote_port", "hash_next", "listener", "mss",
-            "snd_scale", "rcv_scale", "recovery", "dupacks", "board", "backoff", "unacked", "probes", "error",
-            "queue_at", "retransmits", "in_ready", "limited",
+            "snd_scale", "rcv_scale", "recovery", "dupacks", "board", "backoff", "probes", "error",
+            "queue_at", "retransmits", "in_ready", "limited", "pad",
         )
     ]
 )  # fmt: skip
 """``fin_seq``, ``rcv_fin``: the number of our FIN and the peer's, 0: not known yet. ``last_ack``: the ACK we sent last.
 ``rescue``: RFC 6675's RescueRxt. ``progress_at``: when the peer last acknowledged something, ``heard_at``: when it last
 sent anything. ``in_ready`` belongs to the index, not to the connection: it survives a free, so that an index stands at
-most once in the queue of connections with something to send. ``unacked``: full-sized segments received and not yet
-acknowledged. ``cc0..5`` belong to the congestion control."""
+most once in the queue of connections with something to send. ``cc0..5`` belong to the congestion control. ``pad`` keeps
+records, and so the 64-bit fields of each, at multiples of 8 bytes."""
 
 SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed")])
 """``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when

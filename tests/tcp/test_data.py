@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import socket as std
+from typing import Any
 
 import pytest
 
@@ -307,12 +308,16 @@ class TestSending:
                 d.expect("P.", seq=1 + 50 * k, ack=101 + 100 * k, length=50)
             assert d.read(s) == 1000
 
-    def test_the_time_to_live(self) -> None:
-        """RFC 9293 section 3.9.2: 64 (RFC 1700) on every segment, SYN and reset included."""
-        with Drill() as d:
-            d.established()
+    @pytest.mark.parametrize(("config", "ttl"), [({}, 64), ({"ttl": 1}, 1), ({"ttl": 255}, 255)])
+    def test_the_time_to_live(self, config: dict[str, Any], ttl: int) -> None:
+        """RFC 9293 section 3.9.2 (MUST-49): configured, 64 by default; on every segment, SYN and reset included."""
+        with Drill(**config) as d:
+            d.listen()
+            d.inject("S", seq=0)
+            d.inject(".", seq=1, ack=1)
+            d.write(d.accept(), 10)
             d.inject("S", seq=0, to=81)
-            assert [x.ttl for x in d.collect()] == [64]
+            assert [(x.flags, x.ttl) for x in d.collect()] == [("S.", ttl), ("P.", ttl), ("R.", ttl)]
 
     def test_send_and_receive_buffers_are_bounded(self) -> None:
         """RFC 9293 section 3.9.1.2: SEND takes what there is room for, and says how much that was."""

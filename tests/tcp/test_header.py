@@ -46,7 +46,7 @@ segments = st.builds(
 
 def config(**changes: int) -> Any:
     cfg = np.zeros(1, CONFIG)
-    for name, value in ({"addr": OURS, "mask": MASK, "checksum": 1} | changes).items():
+    for name, value in ({"addr": OURS, "mask": MASK, "checksum": 1, "ttl": 64} | changes).items():
         cfg[0][name] = value
     return cfg
 
