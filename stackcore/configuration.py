@@ -79,6 +79,9 @@ def parse_size(text: str | int) -> int:
     return int(value)
 
 
+LOSSY_TIMEOUT_S = 60.0
+"""A client's patience where packets are lost: the retransmission timeout doubles from a second or less."""
+_LOSSY = ("loss", "burst_loss", "corrupt", "link_rate")
 _UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)?")
 
@@ -170,7 +173,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "rate": (0, 1e9, "requests per second, 0 for a closed loop"),
     "work_ns": (0, 10**10, "nanoseconds"),
     "timeout": (0.05, 3600, "seconds"),
-    "seed": (0, 2**62, ""),
+    "seed": (0, 2**63 - 1, ""),
     "mtu": (128, 65535, "bytes"),
     "limit": (0.1, 10**6, "seconds"),
     "budget": (1, 256, "the retransmit pass sends a frame at most"),
@@ -248,6 +251,8 @@ def make(**given: Any) -> RunConfig:
     values["link_rate"] = parse_size(values["link_rate"])
     workload = workloads.load(values["workload"])
     values |= {k: v for k, v in workload.defaults(values).items() if k not in given}
+    if any(values[name] for name in _LOSSY) and "timeout" not in given:
+        values["timeout"] = max(values["timeout"], LOSSY_TIMEOUT_S)
     for key in ("size", "fifo"):
         values[key] = parse_size(values[key])
     _check_ranges(values)

@@ -162,7 +162,7 @@ class Simulation:
         self._make_client_host()
         self.frames, self.client_frames = new_frames(config.mtu), new_frames(config.mtu)
         link = network.link_of(config) or LinkConfig()
-        self.inward, self.outward = (new_link(replace(link, seed=2 * link.seed + k), config.mtu) for k in range(2))
+        self.inward, self.outward = (new_link(replace(link, seed=(2 * link.seed + k) % 2**63), config.mtu) for k in range(2))
         self.pcap = PcapWriter(Path(config.pcap), buffer=64 << 20) if config.pcap else None
         self.frames.cfg[0]["captures"] = int(self.pcap is not None)
         self.capture = self.pcap.capture if self.pcap else no_capture()

@@ -156,7 +156,7 @@ class ClientHost:
         self.frames: Frames = new_frames(config.host.mtu)
         self.end = wire.end(PEER)
         link = config.link or LinkConfig(capacity=1)
-        self.down, self.up = (new_link(replace(link, seed=2 * link.seed + k), config.host.mtu) for k in range(2))
+        self.down, self.up = (new_link(replace(link, seed=(2 * link.seed + k) % 2**63), config.host.mtu) for k in range(2))
         self.stopping = False
         self.deadline_ns = 0
 
