@@ -1,8 +1,10 @@
 """What the app workers do: one module per workload, found by name.
 
 A workload module has ``prepare(config) -> Prepared`` (in the launcher, before any fork), ``serve_compiled(worker,
-prepared, config, running)`` and ``serve_python(...)`` (in each worker, until ``running()`` is false), and
-``defaults(given) -> dict`` for flags that the user left open.
+prepared, config, running)`` and ``serve_python(...)`` (in each worker, until ``running()`` is false),
+``simulated(prepared, config) -> (kernel, state, memory)`` for a simulator that calls ``kernel(handle, epoll, listener, 0,
+state)`` whenever it is the worker's turn, ``touch(...)`` to have the kernel compiled, and ``defaults(given) -> dict`` for
+flags that the user left open.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from stackcore.registry import switch
 WORKLOAD = switch("workload", "what the app workers do", "http")
 WORKLOAD.add("http", "HTTP/1.1 replies from real files, keep-alive or N requests per connection", "workloads.http")
 WORKLOAD.add("fanout", "storms of more ready sessions than maxevents, edge-triggered (D2)", "workloads.fanout")
+WORKLOAD.add("transfer", "one long reply per connection, closed by the server, some clients provoke (D1)", "workloads.transfer")
 
 
 @dataclass

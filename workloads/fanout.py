@@ -16,7 +16,7 @@ from stackcore.app.worker import Worker
 from stackcore.kernel import kernel
 from stackcore.native import busy, now_ns
 from stackcore.vcl import native as vls
-from workloads import Prepared
+from workloads import Prepared, loop
 from workloads.loop import run_kernel, watch_listener
 
 MESSAGE = 32
@@ -38,6 +38,8 @@ class State(NamedTuple):
     """EPOLL_EVENT[maxevents]"""
     work_ns: int
     edge: int
+    timeout_ms: int
+    """how long one epoll_wait may take; 0: as a simulator needs it, which has its own idea of time"""
 
 
 def defaults(given: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +53,10 @@ def prepare(config: Any) -> Prepared:
     return Prepared(request, reply, storm=True)
 
 
-def new_state(prepared: Prepared, config: Any) -> State:
+def new_state(prepared: Prepared, config: Any, timeout_ms: int = 10) -> State:
     return State(
         np.zeros(config.sessions + 64, "i8"), np.frombuffer(prepared.reply, "u1").copy(), np.zeros(4096, "u1"),
-        np.zeros(config.maxevents, abi.EPOLL_EVENT), config.work_ns, int(config.trigger == "edge"),
+        np.zeros(config.maxevents, abi.EPOLL_EVENT), config.work_ns, int(config.trigger == "edge"), timeout_ms,
     )  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def serve(w, ep, listener, until, st):
     """Serve until the monotonic time ``until`` (ns). 0, or a negative errno that ends the worker."""
     vls.cork(w, 16)
     while True:
-        n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), 10)
+        n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), st.timeout_ms)
         if n < 0:
             return n
         for i in range(n):
@@ -109,6 +111,11 @@ def serve_compiled(worker: Worker, listener: int, prepared: Prepared, config: An
     run_kernel(serve, worker, listener, new_state(prepared, config), config, running)
 
 
+def simulated(prepared: Prepared, config: Any) -> tuple[Callable[..., int], State, list[Any]]:
+    """The kernel, its state, and what keeps that alive, for calls that must not wait."""
+    return serve, new_state(prepared, config, timeout_ms=0), []
+
+
 def touch(handle: int, prepared: Prepared, config: Any) -> None:
     """Have the kernel compiled: one call that finds no epoll set and returns."""
     serve(handle, 0, 0, 0, new_state(prepared, config))
@@ -123,20 +130,12 @@ def serve_python(worker: Worker, listener: int, prepared: Prepared, config: Any,
     while running():
         for fd, events in vcl.epoll_wait(ep, config.maxevents, 10):
             if fd == listener:
-                for new in _accept_all(vcl, listener):
+                for new in loop.accept_all(vcl, listener):
                     partial[new] = 0
                     vcl.epoll_ctl(ep, _ADD, new, mask, new)
             elif events & (_ERR | _HUP) or not _answer(vcl, fd, partial, reply):
                 vcl.close(fd)
 
-
-def _accept_all(vcl: Any, listener: int) -> list[int]:
-    fds = []
-    try:
-        while True:
-            fds.append(vcl.accept(listener))
-    except BlockingIOError:
-        return fds
 
 
 def _answer(vcl: Any, fd: int, partial: dict[int, int], reply: bytes) -> bool:

@@ -57,6 +57,8 @@ class State(NamedTuple):
     """EPOLL_EVENT[maxevents]"""
     work_ns: int
     edge: int
+    timeout_ms: int
+    """how long one epoll_wait may take; 0: as a simulator needs it, which has its own idea of time"""
 
 
 # ---- preparing ----
@@ -105,12 +107,12 @@ def load_files(root: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], l
     return files, names, keep
 
 
-def new_state(root: Any, config: Any) -> tuple[State, list[Any]]:
+def new_state(root: Any, config: Any, timeout_ms: int = 10) -> tuple[State, list[Any]]:
     files, names, keep = load_files(root)
     fds = config.sessions + 64
     state = State(
         files, names, np.zeros(fds, CONNECTION), np.zeros((fds, HEADER_LIMIT), "u1"),
-        np.zeros(config.maxevents, abi.EPOLL_EVENT), config.work_ns, int(config.trigger == "edge"),
+        np.zeros(config.maxevents, abi.EPOLL_EVENT), config.work_ns, int(config.trigger == "edge"), timeout_ms,
     )  # fmt: skip
     return state, keep
 
@@ -311,10 +313,9 @@ def accept_all(w, ep, listener, st):
 @kernel
 def serve(w, ep, listener, until, st):
     """Serve until the monotonic time ``until`` (ns). 0, or a negative errno that ends the worker."""
-    timeout_ms = 10
     vls.cork(w, 16)
     while True:
-        n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), timeout_ms)
+        n = vls.epoll_wait(w, ep, st.events.ctypes.data, len(st.events), st.timeout_ms)
         if n < 0:
             return n
         for i in range(n):
@@ -334,6 +335,11 @@ def serve_compiled(worker: Worker, listener: int, prepared: Prepared, config: An
     state, keep = new_state(prepared.data, config)
     run_kernel(serve, worker, listener, state, config, running)
     keep.clear()
+
+
+def simulated(prepared: Prepared, config: Any) -> tuple[Callable[..., int], State, list[Any]]:
+    """The kernel, its state, and what keeps that alive, for calls that must not wait."""
+    return serve, *new_state(prepared.data, config, timeout_ms=0)
 
 
 def touch(handle: int, prepared: Prepared, config: Any) -> None:

@@ -34,3 +34,13 @@ def run_kernel(
         rc = serve(handle, ep, listener, time.monotonic_ns() + SLICE_NS, state)
         if rc < 0:
             raise OSError(-rc, os.strerror(-rc))
+
+
+def accept_all(vcl: Any, listener: int) -> list[int]:
+    """Descriptors of all connections that wait now."""
+    fds = []
+    try:
+        while True:
+            fds.append(vcl.accept(listener))
+    except BlockingIOError:
+        return fds
