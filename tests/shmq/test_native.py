@@ -2,11 +2,13 @@
 
 ThreadSanitizer knows no fences; its builds make each half of a fence pair a read-modify-write of the word in question
 (`shmq_store_then_fence` in common.h). So it checks the acquire/release pairs and the data they protect; the fences
-themselves are checked by running the plain build with waits that have no time limit, where a lost wake-up hangs.
+themselves are checked by running the plain build with waits that have no time limit, where a lost wake-up hangs. gcc does
+not instrument a memcpy that it expands itself, which is how most records are copied: hence -fno-builtin in those builds.
 """
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +19,7 @@ HERE = Path(__file__).parent / "native"
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
 FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}", f"-I{HERE}", "-pthread"]
+THREAD_SANITIZER = ["-O1", "-fsanitize=thread", "-fno-builtin"]
 ADDR_NO_RANDOMIZE = 0x0040000
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -82,7 +85,7 @@ def test_plain(source: str, tmp_path: Path) -> None:
 def test_thread_sanitizer(source: str, tmp_path: Path) -> None:
     if not supports("-fsanitize=thread", tmp_path):
         pytest.skip("this compiler has no ThreadSanitizer")
-    program = build(source, ["-O1", "-fsanitize=thread"], tmp_path)
+    program = build(source, THREAD_SANITIZER, tmp_path)
     run(program, AMOUNTS[source] // 10, fixed_addresses=True)
 
 
@@ -103,23 +106,6 @@ def test_a_thousand_deaths_at_every_step(source: str, tmp_path: Path) -> None:
     run(build(source, ["-O2"], tmp_path), 1000 // deaths_per_round)
 
 
-@needs_compiler
-@pytest.mark.parametrize("source", ["ring_stress", "channel_stress"])
-def test_thread_sanitizer_would_find_a_missing_release(source: str, tmp_path: Path) -> None:
-    """The check of the checker: with publish weakened to relaxed, the very same test must fail."""
-    if not supports("-fsanitize=thread", tmp_path):
-        pytest.skip("this compiler has no ThreadSanitizer")
-    mutant = tmp_path / "shmq" / "native"
-    shutil.copytree(ROOT / "shmq" / "native", mutant)
-    text = (mutant / "ring.h").read_text()
-    broken = text.replace("&p->ring->tail, p->tail, memory_order_release", "&p->ring->tail, p->tail, memory_order_relaxed")
-    assert broken != text
-    (mutant / "ring.h").write_text(broken)
-    program = build(source, [f"-I{tmp_path}", "-O1", "-fsanitize=thread"], tmp_path)
-    with pytest.raises(AssertionError, match="data race"):
-        run(program, 2_000, fixed_addresses=True)
-
-
 def mutated(out: Path, header: str, old: str, new: str) -> str:
     """Copy the headers with one of them changed; the compiler's flag that makes them come first."""
     mutant = out / "shmq" / "native"
@@ -128,6 +114,38 @@ def mutated(out: Path, header: str, old: str, new: str) -> str:
     assert text.count(old) == 1
     (mutant / header).write_text(text.replace(old, new))
     return f"-I{out}"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("source", "header", "access"),
+    [
+        ("ring_stress", "ring.h", "&p->ring->tail, p->tail, memory_order_release"),
+        ("ring_stress", "ring.h", "&c->ring->tail, memory_order_acquire"),
+        ("ring_stress", "ring.h", "&c->ring->head, c->head, memory_order_release"),
+        ("ring_stress", "ring.h", "&p->ring->head, memory_order_acquire"),
+        ("channel_stress", "ring.h", "&p->ring->tail, p->tail, memory_order_release"),
+        ("channel_stress", "ring.h", "&c->ring->head, c->head, memory_order_release"),
+        ("stream_stress", "fifo.h", "&w->fifo->tail, pos, memory_order_release"),
+        ("stream_stress", "fifo.h", "&r->fifo->tail, memory_order_acquire"),
+        ("stream_stress", "fifo.h", "&r->fifo->head, r->pos, memory_order_release"),
+        ("queue_stress", "queue.h", "&side->cursor, cursor, memory_order_release"),
+        ("queue_stress", "mutex.h", "&m->owner, to, memory_order_seq_cst"),
+        ("lock_stress", "lock.h", "&l->owner, 0, memory_order_release"),
+        ("lock_stress", "lock.h", "&free, self, memory_order_acquire"),
+    ],
+)
+def test_thread_sanitizer_would_find_a_missing_order(source: str, header: str, access: str, tmp_path: Path) -> None:
+    """The check of the checker: with one access weakened to relaxed, the very same test must fail.
+
+    Not here: the acquires of queue.h, of which every call makes more than one, so that the others order most runs.
+    """
+    if not supports("-fsanitize=thread", tmp_path):
+        pytest.skip("this compiler has no ThreadSanitizer")
+    relaxed = re.sub("memory_order_(release|acquire|seq_cst)", "memory_order_relaxed", access)
+    program = build(source, [mutated(tmp_path, header, access, relaxed), *THREAD_SANITIZER], tmp_path)
+    with pytest.raises(AssertionError, match="data race"):
+        run(program, 2_000, fixed_addresses=True)
 
 
 @needs_compiler

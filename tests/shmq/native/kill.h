@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-static void step(int line);
-#define SHMQ_STEP() step(__LINE__)
+static void step(int place);
+#define SHMQ_STEP() step(__COUNTER__)
 
 #include "shmq/native/wait.h"
 
@@ -18,22 +18,22 @@ static void step(int line);
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-enum { NOBODY = -1, MANY_LINES = 1024, MAX_STEPS = 150 };
+enum { NOBODY = -1, MANY_PLACES = 1024, MAX_STEPS = 150 };
 
 /* What survives a death: how far the killed end had come, by its own account. */
 typedef struct {
     uint64_t tried, done; /* number of the first unit after the call that began, that ended */
-    uint64_t died_at[MANY_LINES];
+    uint64_t died_at[MANY_PLACES];
 } journal;
 
 static journal *shared;
 static int64_t steps_to_live = -1; /* of this process; < 0: it is not to die */
 
-static void step(int line)
+static void step(int place)
 {
     if (steps_to_live < 0 || steps_to_live-- > 0)
         return;
-    shared->died_at[line % MANY_LINES]++;
+    shared->died_at[place % MANY_PLACES]++;
     kill(getpid(), SIGKILL);
 }
 
@@ -48,7 +48,7 @@ static inline void *share(uint64_t bytes)
 static inline uint64_t places(void)
 {
     uint64_t n = 0;
-    for (int i = 0; i < MANY_LINES; i++)
+    for (int i = 0; i < MANY_PLACES; i++)
         n += shared->died_at[i] != 0;
     return n;
 }
