@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stackcore.core.dispatch import BUSY, IDLE
 from stackcore.core.tcp_cycle import BROKEN_WIRE, dispatch_shm
 from stackcore.core.tcp_session import tcp_unserved, tcp_worker_gone
 from stackcore.session.state import Core
 from stackcore.tcp.config import HostConfig
-from stackcore.tcp.memory import AHEAD_WORDS, FifoMemory, new_tcp
+from stackcore.tcp.memory import FifoMemory, new_tcp
 from stackcore.tcp.wheel import timer_soonest
 from stackcore.wire.frames import new_frames, shared_counters
 from stackcore.wire.pcap import PcapWriter, no_capture
@@ -42,16 +40,12 @@ class TcpTransportConfig:
 def tcp_over(core: Core, layout: Any, host: Callable[..., HostConfig], connections: int) -> tuple[Any, list[Any]]:
     """A TCP whose slots are the sessions of ``core``: (Tcp, what keeps its memory alive)."""
     cfg = core.cfg[0]
-    ahead = np.zeros((layout.sessions, AHEAD_WORDS), "i8")
-    fifos = FifoMemory(
-        int(cfg["fifos_at"]), int(cfg["fifo_stride"]), layout.fifo_size, int(cfg["ends_at"]), ahead.ctypes.data
-    )
+    fifos = FifoMemory(int(cfg["fifos_at"]), int(cfg["fifo_stride"]), layout.fifo_size, int(cfg["ends_at"]))
     config = host(
         connections=connections, slots=layout.sessions, listeners=layout.listeners, fifo=layout.fifo_size,
         frame=int(cfg["frame"]),
     )  # fmt: skip
-    t, keep = new_tcp(config, fifos, shared_counters(core.tel[0]))
-    return t, [*keep, ahead]
+    return new_tcp(config, fifos, shared_counters(core.tel[0]))
 
 
 class TcpTransport:

@@ -9,12 +9,13 @@ become visible when the gap is closed; a FIN ahead of it is remembered.
 from __future__ import annotations
 
 from stackcore.kernel import kernel
-from stackcore.native import fifo_pos, fifo_set_event, fifo_write_at, load32
+from stackcore.native import fifo_pos, fifo_set_event
 from stackcore.tcp.ack import acceptable_ack, process_ack
 from stackcore.tcp.closing import abort, peer_closed, reset_by_peer, time_wait_again
 from stackcore.tcp.header import parse
 from stackcore.tcp.opening import find_listener, no_connection, syn_for_listener, syn_received, syn_sent
-from stackcore.tcp.pool import ahead_of, con_free, find, finish, note, rx_end
+from stackcore.tcp.pieces import pieces_count, put_bytes
+from stackcore.tcp.pool import con_free, find, finish, note, rx_end
 from stackcore.tcp.ready import ready
 from stackcore.tcp.seq import unwrap
 from stackcore.tcp.state import (
@@ -167,10 +168,9 @@ def take_data(t, c, con, seg, at, seq, now):
         length -= skip
         seq = con["rcv_nxt"]
         ack_now(t, c)  # part of it was here already: a retransmission
-    pieces = ahead_of(cfg, slot)
     end = rx_end(cfg, slot)
     offset = seq - con["rcv_nxt"]
-    kept = fifo_write_at(end, pieces, offset, at, length)
+    kept = put_bytes(t, slot, end, offset, at, length)
     if kept <= 0:
         t.dropped[D_PIECES if kept < 0 else D_RX_FULL] += 1
         ack_now(t, c)
@@ -184,7 +184,7 @@ def take_data(t, c, con, seg, at, seq, now):
         ack_now(t, c)
         return
     nxt = con["irs"] + 1 + fifo_pos(end)
-    gap_closed = nxt - con["rcv_nxt"] > kept or load32(pieces) > 0
+    gap_closed = nxt - con["rcv_nxt"] > kept or pieces_count(t, slot) > 0
     con["rcv_nxt"] = nxt
     if fifo_set_event(end) != 0:
         note(t, slot, NOTE_RX)

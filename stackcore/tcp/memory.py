@@ -43,12 +43,11 @@ from stackcore.tcp.state import (
 
 END_WORDS = 5
 """int64 words of a ``shmq_fifo_end``."""
-AHEAD_WORDS = 65
-"""int64 words of a ``shmq_fifo_ahead``."""
 HEADERS = 4 * abi.LINE
 """Bytes in front of a slot's data: the headers of its rx and tx fifos, two lines each."""
 STRAYS = 256
-MAX_BOARDS = 4096
+MAX_BOARDS = 8192
+"""Each connection may need one as a sender and one as a receiver; so many at the same moment, by far most do not."""
 FIRST_PORT, PORTS = 49152, 16384
 """Ephemeral ports, RFC 6335 section 6."""
 
@@ -58,15 +57,13 @@ class FifoMemory:
     """Fifos that somebody else allocated. Addresses are this process's; sizes in bytes.
 
     ``at``: the first slot's rx header; the next slot's is ``stride`` further. ``size``: of each fifo's data.
-    ``ends_at``: two ``shmq_fifo_end`` per slot, the stack's rx writer and tx reader. ``ahead_at``: one zeroed
-    ``shmq_fifo_ahead`` per slot. The last two are private to the stack.
+    ``ends_at``: two ``shmq_fifo_end`` per slot, the stack's rx writer and tx reader, private to the stack.
     """
 
     at: int
     stride: int
     size: int
     ends_at: int
-    ahead_at: int
 
 
 def ring_size(entries: int) -> int:
@@ -81,13 +78,12 @@ def aligned(count: int, align: int = abi.LINE) -> tuple[np.ndarray[Any, Any], in
 
 
 def private_fifos(config: HostConfig) -> tuple[FifoMemory, list[Any]]:
-    """Fifos, ends and lists of pieces of all slots in private memory; the second value keeps it alive."""
+    """Fifos and ends of all slots in private memory; the second value keeps it alive."""
     slots, stride = config.slot_count, HEADERS + 2 * config.fifo
     stride = -(-stride // abi.LINE) * abi.LINE
     arena, at = aligned(slots * stride)
     ends = np.zeros((slots, 2, END_WORDS), "i8")
-    ahead = np.zeros((slots, AHEAD_WORDS), "i8")
-    return FifoMemory(at, stride, config.fifo, ends.ctypes.data, ahead.ctypes.data), [arena, ends, ahead]
+    return FifoMemory(at, stride, config.fifo, ends.ctypes.data), [arena, ends]
 
 
 def new_tcp(
@@ -106,7 +102,7 @@ def new_tcp(
         raise ValueError(f"the fifos have {fifos.size} bytes, the configuration says {config.fifo}")
     connections, slots = config.connections, config.slot_count
     con_ring, slot_ring = ring_size(connections), ring_size(slots)
-    boards = max(16, min(connections, MAX_BOARDS))
+    boards = max(16, min(2 * connections, MAX_BOARDS))
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "cfg": np.zeros(1, CONFIG),
         "con": np.zeros(connections, CONNECTION),
@@ -144,10 +140,9 @@ def _fill(t: Tcp) -> None:
         t.con[name] = -1
     for name in ("due", "next", "prev"):
         t.tmr[name] = -1
-    for name in ("con", "listener"):
+    for name in ("con", "listener", "pieces"):
         t.slot[name] = -1
     t.slots_free[: len(t.slot)] = np.arange(len(t.slot))
-    t.queue["con"] = -1
 
 
 def _set_queues(t: Tcp, fifos: FifoMemory) -> None:
@@ -155,7 +150,7 @@ def _set_queues(t: Tcp, fifos: FifoMemory) -> None:
     values = {
         "connections": len(t.con), "slots": len(t.slot), "listeners": len(t.lis),
         "fifos_at": fifos.at, "fifo_stride": fifos.stride, "fifo_size": fifos.size,
-        "ends_at": fifos.ends_at, "ahead_at": fifos.ahead_at, "ahead_stride": 8 * AHEAD_WORDS,
+        "ends_at": fifos.ends_at, "boards_at": t.boards.ctypes.data,
         "con_free": len(t.free), "slot_tail": len(t.slot), "slot_mask": len(t.slots_free) - 1,
         "con_mask": len(t.ready) - 1, "hash_mask": len(t.hash) - 1, "board_free": len(t.boards),
         "queue_mask": len(t.queue) - 1,

@@ -11,7 +11,8 @@ from stackcore.kernel import kernel
 from stackcore.native import fifo_avail, fifo_peek, fifo_room, fifo_want, load32, load64
 from stackcore.tcp.congestion import cc_idle
 from stackcore.tcp.header import finish, option_block, option_sack, option_ts, options_syn, put_header
-from stackcore.tcp.pool import ahead_of, rx_end, tx_end
+from stackcore.tcp.pieces import pieces_at
+from stackcore.tcp.pool import rx_end, tx_end
 from stackcore.tcp.ready import ready
 from stackcore.tcp.sack import sack_pipe
 from stackcore.tcp.seq import wrap
@@ -104,12 +105,14 @@ def window_to_offer(cfg, con):
 
 
 @kernel
-def put_sack(cfg, con, buf, i, options, n):
+def put_sack(t, con, buf, i, options, n):
     """Out-of-order pieces as SACK blocks, that of the segment that came last first (RFC 2018 section 4); as many as fit
     beside the other options and ``n`` bytes of data."""
-    pieces = ahead_of(cfg, int(con["slot"]))
+    pieces = pieces_at(t, int(con["slot"]))
+    if pieces == 0:
+        return options
     count = load32(pieces)
-    room = min(40 - options, cfg["mtu"] - _IP_TCP - options - n)
+    room = min(40 - options, t.cfg[0]["mtu"] - _IP_TCP - options - n)
     blocks = min(count, (room - 4) // 8) if room >= 12 else 0
     if blocks <= 0:
         return options
@@ -140,7 +143,7 @@ def emit(t, c, buf, lengths, used, seq, n, flags):
     elif con["flags"] & F_TS:
         options = option_ts(buf, used, 0, timestamp(cfg, con), con["ts_recent"])
     if con["flags"] & F_SACK and flags & SYN == 0 and con["slot"] >= 0:
-        options = put_sack(cfg, con, buf, used, options, n)
+        options = put_sack(t, con, buf, used, options, n)
     if n > 0:
         to = buf.ctypes.data + used * buf.shape[1] + HEADROOM + _IP_TCP + options
         if fifo_peek(tx_end(cfg, int(con["slot"])), seq - first_unacked(con), to, n) < n:

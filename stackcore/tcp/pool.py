@@ -11,8 +11,9 @@ from __future__ import annotations
 from stackcore.abi import abi
 from stackcore.histogram import bucket_of
 from stackcore.kernel import kernel
-from stackcore.native import fifo_bind, fifo_reset, store64
+from stackcore.native import fifo_bind, fifo_reset
 from stackcore.tcp.isn import flow_hash
+from stackcore.tcp.pieces import pieces_drop
 from stackcore.tcp.retransmit import forget
 from stackcore.tcp.sack import sack_clear
 from stackcore.tcp.state import (
@@ -43,12 +44,6 @@ def rx_end(cfg, slot):
 def tx_end(cfg, slot):
     """Address of the engine's reader end of a slot's tx fifo."""
     return cfg["ends_at"] + (2 * slot + 1) * END_BYTES
-
-
-@kernel
-def ahead_of(cfg, slot):
-    """Address of the list of out-of-order pieces of a slot's rx fifo."""
-    return cfg["ahead_at"] + slot * cfg["ahead_stride"]
 
 
 # ---- the table of connections ----
@@ -189,11 +184,11 @@ def slot_take(t, c):
     data = fifos + 2 * _FIFO_HEADER
     fifo_bind(rx_end(cfg, s), fifos, data, cfg["fifo_size"])
     fifo_bind(tx_end(cfg, s), fifos + _FIFO_HEADER, data + cfg["fifo_size"], cfg["fifo_size"])
-    store64(ahead_of(cfg, s), 0)  # the count of pieces
     slot = t.slot[s]
     slot["con"] = c
     slot["generation"] = t.con[c]["generation"]
     slot["used"] = 1
+    slot["pieces"] = -1
     slot["closed"] = 0
     slot["note"] = 0
     slot["error"] = 0
@@ -257,6 +252,7 @@ def detach(t, c, error):
     con["slot"] = -1
     if con["closed_at"] > 0:
         t.close_hist[bucket_of(t.cfg[0]["now"] - con["closed_at"])] += 1
+    pieces_drop(t, s)
     slot = t.slot[s]
     slot["con"] = -1
     if slot["closed"] != 0:

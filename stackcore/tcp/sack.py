@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import stackcore.native  # noqa: F401  (before any kernel)
 from stackcore.kernel import kernel
+from stackcore.tcp.boards import board_give, board_take
 from stackcore.tcp.state import FAST, LOSS, OPEN, RANGES
 
 DUP_THRESH = 3
@@ -41,28 +42,13 @@ def _right(board, i):
 
 
 @kernel
-def _take_board(t, c):
-    """A board for a connection that has none; False when all are taken."""
-    left = int(t.cfg[0]["board_free"])
-    if left == 0:
-        return False
-    t.cfg[0]["board_free"] = left - 1
-    b = int(t.boards_free[left - 1])
-    t.boards[b][0] = 0
-    t.con[c]["board"] = b
-    return True
-
-
-@kernel
 def sack_clear(t, c):
     """Forget everything, give the board back: the connection ends, or the peer has reneged (RFC 2018 section 8)."""
     b = int(t.con[c]["board"])
     t.con[c]["sacked"] = 0
     if b < 0:
         return
-    left = int(t.cfg[0]["board_free"])
-    t.boards_free[left] = b
-    t.cfg[0]["board_free"] = left + 1
+    board_give(t, b)
     t.con[c]["board"] = -1
 
 
@@ -92,9 +78,11 @@ def sack_add(t, c, left, right):
     right = min(right, int(con["snd_nxt"]))
     if left >= right:
         return 0
-    if con["board"] < 0 and not _take_board(t, c):
-        t.stat[0]["sack_ignored"] += 1
-        return 0
+    if con["board"] < 0:
+        con["board"] = board_take(t)
+        if con["board"] < 0:
+            t.stat[0]["sack_ignored"] += 1
+            return 0
     board = t.boards[int(con["board"])]
     count = int(board[0])
     first = 0

@@ -104,7 +104,7 @@ CONFIG = np.dtype(
         for name in (
             "now", "addr", "mask", "frame", "mtu", "connections", "slots", "listeners",
             # memory
-            "fifos_at", "fifo_stride", "fifo_size", "ends_at", "ahead_at", "ahead_stride",
+            "fifos_at", "fifo_stride", "fifo_size", "ends_at", "boards_at",
             # queues
             "con_free", "slot_head", "slot_tail", "slot_mask", "note_head", "note_tail", "ready_head", "ready_tail",
             "con_mask", "hash_mask", "stray_head", "stray_tail", "board_free", "reserved",
@@ -150,9 +150,10 @@ sent anything. ``in_ready`` belongs to the index, not to the connection: it surv
 most once in the queue of connections with something to send. ``cc0..5`` belong to the congestion control. ``pad`` keeps
 records, and so the 64-bit fields of each, at multiples of 8 bytes."""
 
-SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed")])
+SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed", "pieces")])
 """``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when
-free; ``closed`` when the owner has no more interest: the slot is free as soon as the transport has let go, too."""
+free; ``closed`` when the owner has no more interest: the slot is free as soon as the transport has let go, too; ``pieces``
+the board that lists what arrived ahead of the stream, -1: none."""
 
 TIMER = np.dtype([("expiry", "i8"), ("due", "i8"), ("next", "i4"), ("prev", "i4")])
 """``expiry`` ns, 0: stopped. ``due`` the tick at which it is linked into the wheel, -1: it is not."""
@@ -234,7 +235,7 @@ class Tcp(Bundle):
     ready: np.ndarray[Any, Any]
     """int32[power of two]: connections with something to send"""
     boards: np.ndarray[Any, Any]
-    """int64[boards, BOARD_WORDS]: SACK scoreboards, taken by connections that need one"""
+    """int64[boards, BOARD_WORDS]: lists of ranges, lent to connections that need one"""
     boards_free: np.ndarray[Any, Any]
     """int32[boards]: a stack, ``cfg["board_free"]`` entries"""
     lis: np.ndarray[Any, Any]

@@ -3,7 +3,8 @@
 import pytest
 
 from stackcore.tcp.config import HostConfig, dotted_address, packed_address
-from stackcore.tcp.memory import FifoMemory, new_tcp
+from stackcore.tcp.memory import HEADERS, FifoMemory, new_tcp
+from stackcore.tcp.sockets import new_ends
 from stackcore.tcp.state import TIMERS
 
 
@@ -76,12 +77,22 @@ def test_a_wrong_value_is_named(wrong: dict, words: str) -> None:
 
 
 def test_fifos_of_somebody_else_are_taken_as_they_are() -> None:
-    t, keep = new_tcp(HostConfig(fifo=4096, seed=1), FifoMemory(1 << 20, 9000, 4096, 1 << 21, 1 << 22))
+    t, keep = new_tcp(HostConfig(fifo=4096, seed=1), FifoMemory(1 << 20, 9000, 4096, 1 << 21))
     cfg = t.cfg[0]
-    assert [int(cfg[n]) for n in ("fifos_at", "fifo_stride", "ends_at", "ahead_at")] == [1 << 20, 9000, 1 << 21, 1 << 22]
+    assert [int(cfg[n]) for n in ("fifos_at", "fifo_stride", "ends_at")] == [1 << 20, 9000, 1 << 21]
     assert not keep
     with pytest.raises(ValueError, match="4096 bytes, the configuration says 8192"):
-        new_tcp(HostConfig(fifo=8192), FifoMemory(0, 0, 4096, 0, 0))
+        new_tcp(HostConfig(fifo=8192), FifoMemory(0, 0, 4096, 0))
+
+
+def test_an_idle_connection_costs_less_than_a_kilobyte() -> None:
+    """Beside its fifos, everything counted that is allocated: arrays, the engine's ends of the fifos and the owner's."""
+    count = 100_000
+    t, keep = new_tcp(HostConfig(connections=count, fifo=256, seed=1))
+    fifos = count * (HEADERS + 2 * 256)
+    arrays = sum(getattr(t, name).nbytes for name in type(t).__annotations__)
+    beside = arrays + sum(block.nbytes for block in keep) - fifos + new_ends(count).nbytes
+    assert 500 < beside / count < 1000
 
 
 def test_addresses() -> None:

@@ -114,6 +114,19 @@ def test_one_lost_segment_is_repaired_without_a_timeout(sack: bool) -> None:
     assert (stats["timeouts"], stats["fast_recoveries"], stats["retransmits"]) == (0, 1, 1)
 
 
+def test_streams_arrive_without_boards() -> None:
+    """All are lent: what comes ahead of the stream is refused, what SACK reports is ignored."""
+    pair = Pair(seed=5, faults=Faults(loss=0.1, reorder=0.1), retries=30, rto_max=2.0)
+    for host in (pair.left, pair.right):
+        host.tcp.cfg[0]["board_free"] = 0
+    to_right, to_left = content(30_000, 1), content(20_000, 2)
+    talkers = exchange(pair, to_right, to_left, [3000])
+    assert [talker.error for talker in talkers] == [None, None]
+    assert (bytes(talkers[1].got), bytes(talkers[0].got)) == (to_right, to_left)
+    assert pair.left.stats()["sack_ignored"] == 0, "nothing was reported: the other side could keep nothing"
+    assert pair.right.stats()["dropped"]["pieces-full"] > 0
+
+
 def test_many_connections_share_the_wire() -> None:
     pair = Pair(connections=16, fifo=4096, faults=Faults(loss=0.05, reorder=0.1, duplicate=0.05))
     pairs = []
