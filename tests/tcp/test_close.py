@@ -229,6 +229,33 @@ class TestFinSegments:
             assert [x.flags for x in d.collect(until=60) if "R" not in x.flags] == ["F."] * 4
             assert d.host.stats()["connections"] == 0
 
+    def test_a_fin_is_retransmitted_in_closing(self) -> None:
+        """RFC 9293 section 3.6, figure 13: when the FINs cross and ours is lost, it is sent again until acknowledged."""
+        with Drill() as d:
+            s = d.established()
+            s.shutdown(std.SHUT_WR)
+            d.expect("F.", seq=1, ack=1)
+            d.inject("F.", seq=1, ack=1)
+            d.expect(".", seq=2, ack=2)
+            d.expect("F.", seq=1, ack=2, at=0.4)
+            assert state(s) == "CLOSING"
+            d.inject(".", seq=2, ack=2, at=0.5)
+            d.expect_nothing(until=10)
+
+    def test_a_closed_socket_does_not_wait_for_ever_for_a_window(self) -> None:
+        """RFC 9293 section 3.8.6.1 (RFC 6429 section 4): a peer that answers probes but never opens its window holds a
+        connection that its owner has closed for ``close_timeout`` only."""
+        with Drill(close_timeout=20.0) as d:
+            s = d.established(win=0)
+            d.write(s, 1000)
+            s.close()
+            last = []
+            while d.now < 60 and d.host.stats()["connections"]:
+                last = d.collect(until=d.now + 0.5)
+                if any(x.length for x in last):
+                    d.inject(".", seq=1, ack=1)
+            assert 20 <= d.now < 25 and last[-1].flags == "R."
+
     def test_fin_wait_2_does_not_last_for_ever(self) -> None:
         """RFC 9293 section 3.6 lets FIN-WAIT-2 wait; a socket that is closed altogether waits ``close_timeout`` only (RFC
         6429: resources may be reclaimed)."""

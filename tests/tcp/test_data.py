@@ -42,6 +42,17 @@ class TestAcknowledgments:
                 else:
                     d.expect_nothing()
 
+    @pytest.mark.parametrize(("size", "count"), [(1000, 3), (500, 6), (100, 30), (1459, 3)])
+    def test_twice_the_segment_size_in_small_ones(self, size: int, count: int) -> None:
+        """RFC 9293 section 3.8.6.3 (SHLD-19): or for every 2 RMSS octets of new data."""
+        with Drill() as d:
+            d.established()
+            for k in range(count - 1):
+                d.inject(".", seq=1 + size * k, ack=1, length=size)
+            d.expect_nothing()
+            d.inject(".", seq=1 + size * (count - 1), ack=1, length=size)
+            d.expect(".", ack=1 + size * count)
+
     def test_full_sized_is_what_the_peer_sends_as_such(self) -> None:
         """RFC 9293 section 3.8.6.3 (SHLD-19), RFC 5681 section 4.2: RMSS, the largest that the peer sends: with a small MSS
         both ways a segment of 536 is full-sized."""

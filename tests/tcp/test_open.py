@@ -128,6 +128,24 @@ class TestPassive:
             d.inject(".", seq=1, ack=1)
             d.accept()
 
+    @pytest.mark.parametrize("offset", [-70000, 500, 70000])
+    def test_another_syn_in_syn_received(self, offset: int) -> None:
+        """RFC 9293 section 3.10.7.4, fourth, and RFC 5961 section 4: the peer began anew with another number. Either the new
+        SYN is answered, or an ACK has the peer reset the old attempt; its SYN is served when it comes again."""
+        with Drill() as d:
+            d.listen()
+            d.inject("S", seq=0)
+            d.expect("S.", seq=0, ack=1)
+            d.inject("S", seq=offset, at=0.1)
+            answer = d.collect()
+            if not any(x.flags == "S." and x.ack == offset + 1 for x in answer):
+                assert [(x.flags.strip("S"), x.ack) for x in answer] == [(".", 1)]
+                d.inject("R", seq=1)
+                d.inject("S", seq=offset, at=1)
+                d.expect("S.", seq=0, ack=offset + 1)
+            d.inject(".", seq=offset + 1, ack=1)
+            d.accept()
+
     def test_no_ack_flag_in_syn_received(self) -> None:
         """RFC 9293 section 3.10.7.4, fifth: the ACK bit is off, drop the segment."""
         with Drill() as d:
@@ -258,6 +276,22 @@ class TestActive:
             d.expect(".", seq=1, ack=1)
             assert s.info()["state"] == "ESTABLISHED"
             d.expect_nothing(until=30)
+
+    @pytest.mark.parametrize("flags", ["S.", "SP.", "SF."])
+    def test_what_is_on_the_syn_ack_arrives_once(self, flags: str) -> None:
+        """RFC 9293 section 3.10.7.3, fourth: data and FIN on it are taken, or come again; in the end they are there once."""
+        with Drill() as d:
+            s = d.connect()
+            d.expect("S", seq=0)
+            d.inject(flags, seq=0, ack=1, length=20, at=0.1)
+            taken = d.collect()[-1].ack
+            fin = "F" in flags
+            assert taken in (1, 21, 21 + fin)
+            d.inject("FP." if fin else "P.", seq=1, ack=1, length=20, at=0.2)
+            assert d.collect(until=1)[-1].ack == 21 + fin
+            assert d.read(s) == 20
+            if fin:
+                assert s.recv(1) == b""
 
     def test_simultaneous_open(self) -> None:
         """RFC 9293 section 3.5, figure 7 (MUST-10): both send SYNs, both answer SYN,ACK, one connection results."""
@@ -413,32 +447,6 @@ class TestActive:
             d.listen()
             d.inject("S", seq=0, dst=dst)
             d.expect_nothing(until=5)
-
-
-class TestClosedPort:
-    """RFC 9293 section 3.10.7.1."""
-
-    @pytest.mark.parametrize(
-        ("flags", "length", "acknowledged"), [("S", 0, 8), ("S", 10, 18), ("F", 0, 8), ("P", 10, 17), ("SF", 0, 9)]
-    )
-    def test_without_ack(self, flags: str, length: int, acknowledged: int) -> None:
-        """<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>: the length counts SYN and FIN."""
-        with Drill() as d:
-            d.inject(flags, seq=7, length=length)
-            d.expect("R.", seq=0, ack=acknowledged)
-
-    @pytest.mark.parametrize("flags", [".", "S.", "F.", "P."])
-    def test_with_ack(self, flags: str) -> None:
-        """<SEQ=SEG.ACK><CTL=RST>."""
-        with Drill() as d:
-            d.inject(flags, seq=7, ack=99)
-            d.expect("R", seq=99, ack=0)
-
-    @pytest.mark.parametrize(("flags", "ack"), [("R", None), ("R.", 99), ("SR", None)])
-    def test_a_reset_is_never_answered(self, flags: str, ack: int | None) -> None:
-        with Drill() as d:
-            d.inject(flags, seq=7, ack=ack)
-            d.expect_nothing(until=1)
 
 
 class TestInitialSequenceNumber:

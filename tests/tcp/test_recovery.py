@@ -333,6 +333,37 @@ class TestFastRetransmit:
             assert s.info()["ssthresh"] == threshold and s.info()["recovery"] == "fast"
 
 
+    def test_duplicates_of_the_last_window_start_nothing(self) -> None:
+        """RFC 6582 section 3.2 step 1: after recovery, duplicates count only when the ACK covers more than ``recover``."""
+        with Drill(cc="newreno") as d:
+            s = sending(d)
+            d.collect()
+            for _ in range(3):
+                ack(d, 0)
+            assert segments(d) == [10, 11, 0]
+            ack(d, 12, at=0.2)
+            d.collect()
+            for _ in range(4):
+                ack(d, 12)
+            assert 12 not in segments(d) and s.info()["recovery"] == "open"
+            ack(d, 13, at=0.25)
+            for _ in range(3):
+                ack(d, 13)
+            assert 13 in segments(d) and s.info()["recovery"] == "fast"
+
+    def test_the_timer_starts_with_the_retransmission(self) -> None:
+        """RFC 6675 section 6: the more conservative interpretation, an RTO from the retransmission on: data at 0.1 s, sent
+        again at 0.35 s, so not before 0.65 s by the timer."""
+        with Drill(cc="newreno") as d:
+            sending(d)
+            d.collect()
+            for _ in range(3):
+                ack(d, 0, at=0.35)
+            assert 0 in segments(d)
+            assert 0 not in segments(d, until=0.64)
+            assert segments(d, until=0.66) == [0]
+
+
 class TestTimeout:
     @pytest.mark.parametrize(("cc", "factor"), [("newreno", 0.5), ("cubic", CUBIC_BETA)])
     def test_the_loss_window_is_one_segment(self, cc: str, factor: float) -> None:
@@ -387,6 +418,17 @@ class TestTimeout:
                 ack(d, 1)
             assert 1 not in segments(d)
             assert s.info()["recovery"] == "loss"
+
+    def test_nor_do_duplicates_of_its_end(self) -> None:
+        """RFC 6582 section 3.2 step 6: ``recover`` is the highest number sent when the timer expired."""
+        with Drill(cc="newreno") as d:
+            s = sending(d)
+            d.collect(until=0.45)
+            ack(d, 10, at=0.5)
+            d.collect()
+            for _ in range(4):
+                ack(d, 10)
+            assert 10 not in segments(d) and s.info()["recovery"] == "open"
 
     def test_a_lost_retransmission(self) -> None:
         """RFC 6298 rule 5.4: the timer also covers what was retransmitted fast."""

@@ -270,3 +270,29 @@ class TestStray:
             answered = len(d.collect())
             assert 0 < answered <= 1000
             assert d.host.stats()["dropped"]["stray-full"] == 1000 - answered
+
+
+class TestClosedPort:
+    """RFC 9293 section 3.10.7.1."""
+
+    @pytest.mark.parametrize(
+        ("flags", "length", "acknowledged"), [("S", 0, 8), ("S", 10, 18), ("F", 0, 8), ("P", 10, 17), ("SF", 0, 9)]
+    )
+    def test_without_ack(self, flags: str, length: int, acknowledged: int) -> None:
+        """<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>: the length counts SYN and FIN."""
+        with Drill() as d:
+            d.inject(flags, seq=7, length=length)
+            d.expect("R.", seq=0, ack=acknowledged)
+
+    @pytest.mark.parametrize("flags", [".", "S.", "F.", "P."])
+    def test_with_ack(self, flags: str) -> None:
+        """<SEQ=SEG.ACK><CTL=RST>."""
+        with Drill() as d:
+            d.inject(flags, seq=7, ack=99)
+            d.expect("R", seq=99, ack=0)
+
+    @pytest.mark.parametrize(("flags", "ack"), [("R", None), ("R.", 99), ("SR", None)])
+    def test_a_reset_is_never_answered(self, flags: str, ack: int | None) -> None:
+        with Drill() as d:
+            d.inject(flags, seq=7, ack=ack)
+            d.expect_nothing(until=1)

@@ -166,6 +166,16 @@ class TestManaging:
             again = d.collect(until=0.45)
             assert [(x.seq, x.length) for x in again] == [(1, 1460)]
 
+    def test_from_the_middle_of_a_segment(self) -> None:
+        """RFC 9293 section 3.4: numbers count octets: an ACK for half a segment leaves its other half to be sent again."""
+        with Drill() as d:
+            s = d.established(rtt=0.1)
+            d.write(s, 1000)
+            d.expect("P.", seq=1, length=1000)
+            d.inject(".", seq=1, ack=501, at=0.2)
+            rto = s.info()["rto"]
+            d.expect("P.", seq=501, length=500, at=0.2 + rto)
+
     def test_the_same_data_is_sent_again(self) -> None:
         """RFC 9293 section 3.8.1: whatever its segments look like, the bytes are those of before (checked with each)."""
         with Drill(nagle=False) as d:
