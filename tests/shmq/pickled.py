@@ -3,7 +3,7 @@
 import os
 from multiprocessing.connection import Connection
 
-from shmq import FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, Segment, SpinLock, SpinRwLock
+from shmq import ByteFifo, FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, Segment, SpinLock, SpinRwLock
 
 EXCLUSIVE = (SpinLock, Mutex)
 SHARED = (SpinRwLock, FutexRwLock, PthreadRwLock)
@@ -14,6 +14,18 @@ def echo(there: Ring, back: Ring, count: int, wait: str) -> None:
     with there.consumer(wait) as rx, back.producer(wait) as tx:
         for _ in range(count):
             tx.push(rx.pop(timeout=20)[::-1], timeout=20)
+    there.close()
+    back.close()
+
+
+def echo_bytes(there: ByteFifo, back: ByteFifo, total: int, wait: str) -> None:
+    """Send back every byte, lower case as upper."""
+    with there.reader(wait) as rx, back.writer(wait) as tx:
+        while total:
+            data = rx.read(1000, timeout=20)
+            total -= len(data)
+            for byte in data.upper():
+                tx.write(bytes([byte]), timeout=20)
     there.close()
     back.close()
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from shmq import Channel, FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, RoleTaken, Segment, SpinLock, SpinRwLock
+from shmq import ByteFifo, Channel, FutexRwLock, Mutex, PthreadRwLock, Queue, Ring, RoleTaken, Segment, SpinLock, SpinRwLock
 from tests.shmq import pickled
 
 METHODS = ["spawn", "forkserver", "fork"]
@@ -62,6 +62,26 @@ def test_unnamed_rings_and_channels_as_process_arguments(method: str, wait: str,
         for i in range(50):
             tx.push(i.to_bytes(8, "little"), timeout=PATIENCE_S)
             assert rx.pop(timeout=PATIENCE_S) == i.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("wait", ["park", "eventfd"])
+def test_unnamed_byte_fifos_as_process_arguments(method: str, wait: str) -> None:
+    text = b"each letter comes back in a write of its own " * 20
+    with (
+        ByteFifo.create(16, eventfd=wait == "eventfd") as there,
+        ByteFifo.create(1024, eventfd=wait == "eventfd") as back,
+        running(method, pickled.echo_bytes, there, back, len(text), wait),
+        there.writer(wait) as tx,
+        back.reader(wait) as rx,
+    ):
+        sent = 0
+        while sent < len(text):
+            sent += tx.write(text[sent:], timeout=PATIENCE_S)
+        came = b""
+        while len(came) < len(text):
+            came += rx.read(1000, timeout=PATIENCE_S)
+        assert came == text.upper()
 
 
 @pytest.mark.parametrize("method", METHODS)
