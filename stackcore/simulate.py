@@ -45,7 +45,7 @@ from stackcore.tcp.memory import new_tcp
 from stackcore.tcp.wheel import timer_soonest
 from stackcore.vcl import _vcl
 from stackcore.vcl import native as vls
-from stackcore.warmup import private_stack
+from stackcore.warmup import announce_cold, private_stack
 from stackcore.wire.frames import new_frames, shared_counters
 from stackcore.wire.link import LinkConfig, link_deliver, link_send, link_soonest, new_link
 from stackcore.wire.pcap import PcapWriter, no_capture
@@ -78,7 +78,7 @@ def core_step(st, t, f, inward, outward, cap, now):
     got = link_deliver(inward, f.rx, f.rx_len, 0, st.cfg[0]["frame"], now)
     capture(f, cap, f.rx, f.rx_len, 0, got, now)
     tcp_input(t, f.rx, f.rx_len, got, now)
-    n += got + node_sessions(st, t, now)
+    n += got + node_sessions(st, t)
     used = node_produce(t, f, now)
     capture(f, cap, f.tx, f.tx_len, 0, used, now)
     send_all(outward, f.tx, f.tx_len, used, now)
@@ -232,6 +232,8 @@ class Simulation:
 
     def run(self, progress: Callable[[float, int], None] | None = None) -> Result:
         began = time.monotonic()
+        announce_cold()
+        self._core()  # compiled now, not while a worker waits for its answer
         for app in self.apps:
             app.listen(self.config, self._core)
         notes: list[str] = []

@@ -95,8 +95,7 @@ def _touch_workload(layout: Layout, config: RunConfig, prepared: Prepared) -> No
 def warm_up(config: RunConfig, prepared: Prepared, say: Any = None) -> float:
     """Compile (or load) the kernels of core and workload; seconds it took. ``say`` writes the progress line."""
     began = time.monotonic()
-    if kernel.is_cold():
-        (say or _say)("compiling kernels, first run only (about a minute) ...")
+    announce_cold(say)
     layout = Layout(workers=1, sessions=4, ring_slots=8, fifo_size=256, app_size=_vcl.table_bytes(8))
     if config.transport == TRANSPORT["tcp"].name:
         _touch_tcp(layout, config)
@@ -104,6 +103,12 @@ def warm_up(config: RunConfig, prepared: Prepared, say: Any = None) -> float:
         _touch_core(layout)
     _touch_workload(layout, config, prepared)
     return time.monotonic() - began
+
+
+def announce_cold(say: Any = None) -> None:
+    """Say that it will take a while, if it will."""
+    if kernel.is_cold():
+        (say or _say)("compiling kernels, first run only (about a minute) ...")
 
 
 def _say(text: str) -> None:

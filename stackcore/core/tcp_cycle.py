@@ -41,8 +41,9 @@ def blocked(st):
 
 
 @kernel
-def node_sessions(st, t, now):
+def node_sessions(st, t):
     """What input brought, to the workers; what the workers said, to TCP. Items handled."""
+    t0 = now_ns()
     noted = node_notes(st, t)
     t1 = now_ns()
     flushed = node_flush(st.cfg, st.ses, st.shs, st.wrk, st.pend) + node_ring(st.cfg, st.wrk, st.lis)
@@ -52,7 +53,7 @@ def node_sessions(st, t, now):
     looked = node_io(st, t)
     if flushed + drained + noted > 0:
         t2 = now_ns()
-        account(st.nodes, NODE_FLUSH, noted + flushed, now, t1)
+        account(st.nodes, NODE_FLUSH, noted + flushed, t0, t1)
         account(st.nodes, NODE_DRAIN, drained, t1, t2)
     return noted + flushed + drained + looked
 
@@ -78,7 +79,7 @@ def cycle_shm(st, t, f, w, cap):
     t1 = now_ns() if got > 0 else now
     account(st.nodes, NODE_TIME, timed, now, now)
     account(st.nodes, NODE_INPUT, got, now, t1)
-    done = timed + got + node_sessions(st, t, t1)
+    done = timed + got + node_sessions(st, t)
     sent = send_shm(t, f, w, cap, now)
     if sent < 0:
         return -1
