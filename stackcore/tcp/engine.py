@@ -38,7 +38,8 @@ from stackcore.tcp.transitions import E_ACTIVE_OPEN, NEXT
 from stackcore.tcp.wheel import timer_set, timer_stop
 
 __all__ = [
-    "fifo_avail", "fifo_room", "listen_close", "listen_open", "rx_end", "set_keepalive", "set_nodelay", "take_note", "tcp_abort",
+    "fifo_avail", "fifo_room", "listen_close", "listen_open", "rx_end", "set_diffserv", "set_keepalive", "set_nodelay",
+    "take_note", "tcp_abort",
     "tcp_accepted", "tcp_close", "tcp_connect", "tcp_input", "tcp_output", "tcp_pending", "tcp_received", "tcp_retransmit",
     "tcp_send_ready", "tcp_shutdown", "tcp_time", "tx_end",
 ]  # fmt: skip
@@ -226,6 +227,17 @@ def set_nodelay(t, slot, on):
         ready(t, int(s["con"]))
     else:
         con["flags"] &= ~F_NODELAY
+    return 0
+
+
+@kernel
+def set_diffserv(t, slot, field):
+    """The Diffserv field (RFC 2474), as bits 2 to 7 of ``field``, of all that is sent from now on. The other two are ECN's
+    (RFC 3168), which is not negotiated: they stay 0. 0 or a negative errno."""
+    s = t.slot[slot]
+    if s["used"] == 0 or s["con"] < 0:
+        return _ENOTCONN
+    t.con[s["con"]]["tos"] = field & 0xFC
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from stackcore.kernel import kernel
 from stackcore.native import fifo_avail, fifo_peek, fifo_room, fifo_want, load32, load64
 from stackcore.tcp.congestion import cc_idle
-from stackcore.tcp.header import finish, option_block, option_sack, option_ts, options_syn, put_header
+from stackcore.tcp.header import IP_AT, finish, option_block, option_sack, option_ts, options_syn, put8, put_header
 from stackcore.tcp.pieces import pieces_at
 from stackcore.tcp.pool import rx_end, tx_end
 from stackcore.tcp.ready import ready
@@ -154,6 +154,7 @@ def emit(t, c, buf, lengths, used, seq, n, flags):
         buf, used, con["local_addr"], con["remote_addr"], con["local_port"], con["remote_port"], wrap(seq), acknowledged,
         flags, window_to_offer(cfg, con), cfg["ip_id"],
     )  # fmt: skip
+    put8(buf, used, IP_AT + 1, con["tos"])
     lengths[used] = finish(cfg, buf, used, options, n)
     if flags & ACK:
         con["last_ack"] = con["rcv_nxt"]

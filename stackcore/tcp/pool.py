@@ -123,7 +123,7 @@ def clear(con):
     con["state"] = CLOSED
     con["slot"] = con["listener"] = con["board"] = con["queue_at"] = -1
     con["flags"] = con["mss"] = con["snd_scale"] = con["rcv_scale"] = con["recovery"] = con["dupacks"] = 0
-    con["backoff"] = con["probes"] = con["error"] = con["retransmits"] = con["limited"] = 0
+    con["backoff"] = con["probes"] = con["error"] = con["retransmits"] = con["limited"] = con["tos"] = 0
 
 
 @kernel

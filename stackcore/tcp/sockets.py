@@ -85,6 +85,7 @@ class Socket:
         self._read_shut = False
         self._write_shut = False
         self._nodelay = not host.config.nagle
+        self._diffserv = 0
         self._keepalive = False
         self._addresses: tuple[tuple[str, int], tuple[str, int]] | None = None
 
@@ -278,8 +279,8 @@ class Socket:
         return self._addresses[1]
 
     def getsockopt(self, level: int, option: int) -> Any:
-        """SO_ERROR (which it clears), SO_KEEPALIVE, SO_ACCEPTCONN, SO_RCVBUF, SO_SNDBUF, TCP_NODELAY, TCP_MAXSEG, and
-        TCP_INFO as a dict (:meth:`info`). ENOPROTOOPT for others."""
+        """SO_ERROR (which it clears), SO_KEEPALIVE, SO_ACCEPTCONN, SO_RCVBUF, SO_SNDBUF, IP_TOS, TCP_NODELAY, TCP_MAXSEG,
+        and TCP_INFO as a dict (:meth:`info`). ENOPROTOOPT for others."""
         config = self._host.config
         if (level, option) == (std.SOL_SOCKET, std.SO_ERROR):
             return self._take_error()
@@ -288,6 +289,7 @@ class Socket:
             (std.SOL_SOCKET, std.SO_ACCEPTCONN): lambda: int(self._state == LISTENING),
             (std.SOL_SOCKET, std.SO_RCVBUF): lambda: config.fifo,
             (std.SOL_SOCKET, std.SO_SNDBUF): lambda: config.fifo,
+            (std.IPPROTO_IP, std.IP_TOS): lambda: self._diffserv,
             (std.IPPROTO_TCP, std.TCP_NODELAY): lambda: int(self._nodelay),
             (std.IPPROTO_TCP, std.TCP_MAXSEG): lambda: self.info()["mss"],
             (std.IPPROTO_TCP, std.TCP_INFO): self.info,
@@ -298,11 +300,14 @@ class Socket:
             raise _fail(errno.ENOPROTOOPT, f"level {level}, option {option}") from None
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """TCP_NODELAY and SO_KEEPALIVE, also before there is a connection. ENOPROTOOPT for others."""
+        """TCP_NODELAY, SO_KEEPALIVE and IP_TOS (the Diffserv field; ECN's two bits stay 0), also before there is a connection:
+        a listener's are those of its connections. ENOPROTOOPT for others."""
         if (level, option) == (std.IPPROTO_TCP, std.TCP_NODELAY):
             self._nodelay = bool(value)
         elif (level, option) == (std.SOL_SOCKET, std.SO_KEEPALIVE):
             self._keepalive = bool(value)
+        elif (level, option) == (std.IPPROTO_IP, std.IP_TOS):
+            self._diffserv = value & 0xFC
         else:
             raise _fail(errno.ENOPROTOOPT, f"level {level}, option {option}")
         self._apply_options()
@@ -351,7 +356,7 @@ class Socket:
     def _take_child(self, slot: int) -> None:
         """A connection to this listener is established."""
         child = Socket(self._host)
-        child._nodelay, child._keepalive = self._nodelay, self._keepalive
+        child._nodelay, child._keepalive, child._diffserv = self._nodelay, self._keepalive, self._diffserv
         child._attach(slot)
         child._state = CONNECTED
         self._waiting.append(child)
@@ -379,6 +384,7 @@ class Socket:
     def _apply_options(self) -> None:
         if self._slot >= 0:
             engine.set_nodelay(self._host.tcp, self._slot, int(self._nodelay))
+            engine.set_diffserv(self._host.tcp, self._slot, self._diffserv)
             engine.set_keepalive(self._host.tcp, self._slot, int(self._keepalive), self._host.now_ns)
 
     def _need_connection(self) -> None:

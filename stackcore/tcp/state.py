@@ -140,15 +140,15 @@ CONNECTION = np.dtype(
         for name in (
             "state", "generation", "slot", "flags", "local_port", "remote_port", "hash_next", "listener", "mss",
             "snd_scale", "rcv_scale", "recovery", "dupacks", "board", "backoff", "probes", "error",
-            "queue_at", "retransmits", "in_ready", "limited", "pad",
+            "queue_at", "retransmits", "in_ready", "limited", "tos",
         )
     ]
 )  # fmt: skip
 """``fin_seq``, ``rcv_fin``: the number of our FIN and the peer's, 0: not known yet. ``last_ack``: the ACK we sent last.
 ``rescue``: RFC 6675's RescueRxt. ``progress_at``: when the peer last acknowledged something, ``heard_at``: when it last
 sent anything. ``in_ready`` belongs to the index, not to the connection: it survives a free, so that an index stands at
-most once in the queue of connections with something to send. ``cc0..5`` belong to the congestion control. ``pad`` keeps
-records, and so the 64-bit fields of each, at multiples of 8 bytes."""
+most once in the queue of connections with something to send. ``cc0..5`` belong to the congestion control. ``tos`` is
+the IP header's byte with the Diffserv field. The 32-bit fields are even in number: so records begin at multiples of 8."""
 
 SLOT = np.dtype([(n, "i4") for n in ("con", "generation", "note", "queued", "error", "used", "listener", "closed", "pieces")])
 """``con`` is -1 when the transport has let go; ``generation`` that of the connection; ``used`` 0 when

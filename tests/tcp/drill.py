@@ -64,7 +64,7 @@ class Sent:
     sack: tuple[tuple[int, int], ...]
     ts: tuple[int, int] | None
     ttl: int
-    dst: int
+    tos: int
 
     def __str__(self) -> str:
         extra = "".join(f" {n} {v}" for n in ("mss", "wscale", "ts") if (v := getattr(self, n)) is not None)
@@ -171,7 +171,7 @@ class Drill:
         o = p.options
         sent = Sent(
             self.now, flag_text(p.flags), seq, ack, len(p.payload), p.wnd, p.dport, p.sport, o.mss, o.wscale, o.sack_ok, sack,
-            o.ts, p.ttl, p.dst,
+            o.ts, p.ttl, p.tos,
         )  # fmt: skip
         self.log.append(f"{self.now:12.6f} > {sent}")
         if p.payload and p.payload != stream(seq - 1, len(p.payload)):

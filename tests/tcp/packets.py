@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 FLAGS = "FSRPAUEC"
@@ -103,6 +102,7 @@ class Segment:
     payload: bytes = b""
     urgent: int = 0
     ttl: int = 64
+    tos: int = 0
 
     def pack(self) -> bytes:
         options = self.options.pack()
@@ -110,7 +110,8 @@ class Segment:
             "!HHIIBBHHH", self.sport, self.dport, self.seq & 0xFFFFFFFF, self.ack & 0xFFFFFFFF,
             (20 + len(options)) // 4 << 4, self.flags, self.wnd, 0, self.urgent,
         )  # fmt: skip
-        return ip_datagram(self.src, self.dst, with_checksum(self.src, self.dst, tcp + options + self.payload), self.ttl)
+        whole = with_checksum(self.src, self.dst, tcp + options + self.payload)
+        return ip_datagram(self.src, self.dst, whole, self.ttl, tos=self.tos)
 
     def __str__(self) -> str:
         text = f"{flag_text(self.flags)} {self.seq}:{self.seq + len(self.payload)}({len(self.payload)}) ack {self.ack}"
@@ -130,6 +131,7 @@ def ip_datagram(
     body: bytes,
     ttl: int = 64,
     *,
+    tos: int = 0,
     protocol: int = 6,
     fragment: int = 0x4000,
     version: int = 4,
@@ -140,7 +142,7 @@ def ip_datagram(
     """An IPv4 datagram; what is given by name may lie, the header's checksum is right all the same."""
     first = version << 4 | (5 + len(options) // 4 if ihl is None else ihl)
     length = 20 + len(options) + len(body) if total is None else total
-    header = struct.pack("!BBHHHBBHII", first, 0, length, 0, fragment, ttl, protocol, 0, src, dst) + options
+    header = struct.pack("!BBHHHBBHII", first, tos, length, 0, fragment, ttl, protocol, 0, src, dst) + options
     return header[:10] + struct.pack("!H", internet_checksum(header)) + header[12:] + body
 
 
@@ -159,8 +161,4 @@ def read(packet: bytes) -> Segment:
     if offset & 15 or not 20 <= header <= len(tcp):
         raise ValueError(f"data offset byte {offset:#x} in {len(tcp)} bytes")
     options = read_options(tcp[20:header])
-    return Segment(src, dst, sport, dport, seq, ack, flags, wnd, options, tcp[header:], urgent, packet[8])
-
-
-def hexdump(packets: Iterable[bytes]) -> str:
-    return "\n".join(packet.hex() for packet in packets)
+    return Segment(src, dst, sport, dport, seq, ack, flags, wnd, options, tcp[header:], urgent, packet[8], packet[1])

@@ -330,6 +330,29 @@ class TestSending:
             d.inject("S", seq=0, to=81)
             assert [(x.flags, x.ttl) for x in d.collect()] == [("S.", ttl), ("P.", ttl), ("R.", ttl)]
 
+    @pytest.mark.parametrize("active", [False, True])
+    def test_the_diffserv_field(self, active: bool) -> None:
+        """RFC 9293 section 3.9.2 (MUST-48, SHLD-21, SHLD-22): given by the owner, for the SYN, too; changed on the way; ECN's
+        bits stay clear (RFC 3168)."""
+        with Drill() as d:
+            if active:
+                s = d.host.socket()
+                s.setsockopt(std.IPPROTO_IP, std.IP_TOS, 0xB8)
+                s.connect_ex(("10.0.0.2", 4000))
+                d.expect("S", seq=0, tos=0xB8)
+                d.inject("S.", seq=0, ack=1)
+                d.expect(".", ack=1, tos=0xB8)
+            else:
+                d.listen().setsockopt(std.IPPROTO_IP, std.IP_TOS, 0xB8)
+                s = d.established()
+            d.write(s, 10)
+            d.expect("P.", length=10, tos=0xB8)
+            s.setsockopt(std.IPPROTO_IP, std.IP_TOS, 0x23)
+            assert s.getsockopt(std.IPPROTO_IP, std.IP_TOS) == 0x20
+            d.inject(".", seq=1, ack=11)
+            d.write(s, 10)
+            d.expect("P.", length=10, tos=0x20)
+
     def test_send_and_receive_buffers_are_bounded(self) -> None:
         """RFC 9293 section 3.9.1.2: SEND takes what there is room for, and says how much that was."""
         with Drill(fifo=4096) as d:
