@@ -251,9 +251,8 @@ class TestSender:
             s = d.established(sack=True)
             d.write(s, 10 * MSS)
             assert segments(d) == list(range(10))
-            ack(d, 0, (1, 7))
-            sent = segments(d, until=0.12)
-            assert sent == [0, 9]
+            ack(d, 0, (1, 9))
+            assert segments(d, until=0.12) == [0, 9]  # once, though there is room for more
 
     @pytest.mark.parametrize(
         "blocks",
