@@ -133,13 +133,13 @@ CLIENTS_FIND = (
 """Fields of the telemetry record that the side of the clients fills in."""
 
 
-def merge(core: Any, clients: Any) -> Any:
+def merge(core: Any, clients: Any, transfers: bool) -> Any:
     """Over TCP: the core's telemetry with what the clients found in its place. A request that made no progress in time, on a
-    wire that brings everything in the end, was lost by somebody."""
+    wire that brings everything in the end, was lost by somebody; a transfer is begun anew, and reported as such."""
     tel = core.copy()
     for name in CLIENTS_FIND:
         tel[name] = clients[name]
-    tel["lost"] = clients["timeouts"]
+    tel["lost"] = 0 if transfers else clients["timeouts"]
     return tel
 
 

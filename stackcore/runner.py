@@ -283,7 +283,7 @@ class Run:
             return self.view.telemetry[0].copy()
         if self.core.exit_status is None:
             self.master.request(Type.STATUS)
-        return merge(self.view.telemetry[0], self.findings.telemetry[0])
+        return merge(self.view.telemetry[0], self.findings.telemetry[0], self.prepared.once)
 
     def _workers_notice(self) -> None:
         """The core is dead: the workers find out by themselves within a second, and say so."""

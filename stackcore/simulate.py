@@ -241,7 +241,7 @@ class Simulation:
             self._transfer(progress, notes)
         else:
             self._measure(progress)
-        tel = merge(self.core.tel[0], self.found[0])
+        tel = merge(self.core.tel[0], self.found[0], self.prepared.once)
         tel["unserved"] = tcp_unserved(self.core)
         report = transfers(self.player) if self.prepared.once else {}
         here = Child("the simulation", os.getpid(), -1, exit_status=0)

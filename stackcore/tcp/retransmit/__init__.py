@@ -14,16 +14,12 @@ A queue policy (``--retransmit-policy``) is a file with ``insert`` and ``take``,
 from __future__ import annotations
 
 from stackcore.kernel import compose
-from stackcore.tcp.retransmit import (  # in the order of their values
-    flag,
-    generation,
-    purge,
-    state_aware,
-    unchecked,
-)
+from stackcore.tcp.retransmit import flag, generation, purge, state_aware, unchecked
+from stackcore.tcp.retransmit.switches import RECOVERY
 
-_MODES = [m.__name__ for m in (unchecked, state_aware, generation, purge, flag)]
+_MODES = sorted((flag, generation, purge, state_aware, unchecked), key=lambda mode: RECOVERY[mode.NAME].value)
+"""In the order of their values: by those a composed kernel branches."""
 
-program = compose("program", [(m, "program") for m in _MODES], "t, c")
-check = compose("check", [(m, "check") for m in _MODES], "t, c, generation")
-forget = compose("forget", [(m, "forget") for m in _MODES], "t, c")
+program = compose("program", [(m.__name__, "program") for m in _MODES], "t, c")
+check = compose("check", [(m.__name__, "check") for m in _MODES], "t, c, generation")
+forget = compose("forget", [(m.__name__, "forget") for m in _MODES], "t, c")

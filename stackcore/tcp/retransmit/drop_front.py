@@ -10,7 +10,8 @@ from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.queue import unmark
 from stackcore.tcp.retransmit.switches import POLICY
 
-POLICY.add("drop-front", "when more than the limit wait (default: four budgets), the oldest are dropped")
+NAME = "drop-front"
+POLICY.add(NAME, "when more than the limit wait (default: four budgets), the oldest are dropped")
 
 
 @kernel

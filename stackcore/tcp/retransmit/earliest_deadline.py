@@ -9,7 +9,8 @@ from __future__ import annotations
 from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.switches import POLICY
 
-POLICY.add("earliest-deadline", "the shortest remaining lifetime first")
+NAME = "earliest-deadline"
+POLICY.add(NAME, "the shortest remaining lifetime first")
 
 
 @kernel

@@ -5,7 +5,8 @@ from __future__ import annotations
 from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.switches import POLICY
 
-POLICY.add("fifo", "in the order of arrival")
+NAME = "fifo"
+POLICY.add(NAME, "in the order of arrival")
 
 
 @kernel

@@ -10,7 +10,8 @@ from stackcore.tcp.ready import ready
 from stackcore.tcp.retransmit.switches import RECOVERY
 from stackcore.tcp.state import F_RXT
 
-RECOVERY.add("flag", "no queue: a flag in the connection and an ordinary output event (VPP since 19.08)")
+NAME = "flag"
+RECOVERY.add(NAME, "no queue: a flag in the connection and an ordinary output event (VPP since 19.08)")
 
 
 @kernel

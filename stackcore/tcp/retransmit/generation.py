@@ -6,7 +6,8 @@ from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.queue import enqueue
 from stackcore.tcp.retransmit.switches import RECOVERY
 
-RECOVERY.add("generation", "entries whose generation is not the connection's are dropped")
+NAME = "generation"
+RECOVERY.add(NAME, "entries whose generation is not the connection's are dropped")
 
 
 @kernel

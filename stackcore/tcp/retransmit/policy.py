@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from stackcore.kernel import compose
-from stackcore.tcp.retransmit import drop_front, earliest_deadline, fifo  # in the order of their values
+from stackcore.tcp.retransmit import drop_front, earliest_deadline, fifo
+from stackcore.tcp.retransmit.switches import POLICY
 
-_POLICIES = [m.__name__ for m in (fifo, drop_front, earliest_deadline)]
+_POLICIES = sorted((drop_front, earliest_deadline, fifo), key=lambda policy: POLICY[policy.NAME].value)
+"""In the order of their values: by those a composed kernel branches."""
 
-begin = compose("begin", [(m, "begin") for m in _POLICIES], "t")
-take = compose("take", [(m, "take") for m in _POLICIES], "t")
+begin = compose("begin", [(m.__name__, "begin") for m in _POLICIES], "t")
+take = compose("take", [(m.__name__, "take") for m in _POLICIES], "t")

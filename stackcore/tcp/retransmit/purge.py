@@ -6,7 +6,8 @@ from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.queue import enqueue, remove
 from stackcore.tcp.retransmit.switches import RECOVERY
 
-RECOVERY.add("purge", "freeing a connection removes its entry")
+NAME = "purge"
+RECOVERY.add(NAME, "freeing a connection removes its entry")
 
 
 @kernel

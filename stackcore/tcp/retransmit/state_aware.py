@@ -12,7 +12,8 @@ from stackcore.tcp.retransmit.queue import enqueue
 from stackcore.tcp.retransmit.switches import RECOVERY
 from stackcore.tcp.state import CLOSED, OPEN
 
-RECOVERY.add("state-aware", "entries of connections that are closed, or recover nothing, are dropped (the outline)")
+NAME = "state-aware"
+RECOVERY.add(NAME, "entries of connections that are closed, or recover nothing, are dropped (the outline)")
 
 
 @kernel

@@ -10,7 +10,8 @@ from stackcore.kernel import kernel
 from stackcore.tcp.retransmit.queue import enqueue
 from stackcore.tcp.retransmit.switches import RECOVERY
 
-RECOVERY.add("unchecked", "the queue's index is believed: crashes, or retransmits for a stranger (VPP 19.04)")
+NAME = "unchecked"
+RECOVERY.add(NAME, "the queue's index is believed: crashes, or retransmits for a stranger (VPP 19.04)")
 
 
 @kernel
