@@ -1,4 +1,5 @@
-"""asyncio for the ends of rings and channels: what `await consumer.apop()` and `await producer.apush(record)` run.
+"""asyncio for the ends of rings and channels: what `await consumer.apop()` and `await producer.apush(record)` run; and for
+those of byte fifos: `await reader.aread(n)`, `await writer.awrite(data)`.
 
 Promise. A record is taken or given between two steps of the event loop, never across an `await`: a cancelled or
 timed-out call (`asyncio.timeout`) has moved nothing. No wake-up is lost and nothing is polled, because a try that
@@ -17,7 +18,7 @@ import asyncio
 from queue import Empty, Full
 from typing import Any
 
-__all__ = ["apop", "apush"]
+__all__ = ["apop", "apush", "aread", "awrite"]
 
 _LOOK_FOR_PEER_S = 0.5
 _AT_ONCE_S = 1e-9  # not 0: a call that waits, if only so long, asks whether the peer lives
@@ -47,6 +48,34 @@ async def apush(end: Any, record: Any) -> None:
             try:
                 end.push(record, _AT_ONCE_S)
                 return
+            except Full:
+                pass  # and the peer lives
+
+
+async def aread(end: Any, n: int) -> bytes:
+    """Take up to n bytes out of a reading end, when there is at least one."""
+    fd = end.fileno()
+    while True:
+        data = end.try_read(n)
+        if data or not n:
+            return data
+        if not await _readable(fd):
+            try:
+                return end.read(n, _AT_ONCE_S)
+            except Empty:
+                pass  # and the peer lives
+
+
+async def awrite(end: Any, data: Any) -> int:
+    """Copy the first bytes into a writing end, when at least one fits; how many."""
+    fd = end.fileno()
+    while True:
+        done = end.try_write(data)
+        if done or not memoryview(data).nbytes:
+            return done
+        if not await _readable(fd):
+            try:
+                return end.write(data, _AT_ONCE_S)
             except Full:
                 pass  # and the peer lives
 

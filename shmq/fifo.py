@@ -3,7 +3,8 @@
 Promise. Bytes come out in the order they went in, once, whoever dies. Reading at an offset consumes nothing. Bytes may
 be written ahead of the stream, as a TCP receiver must when a segment is missing: they are kept, and become visible only
 when nothing before them is missing. No call touches memory outside the segment, whatever the other end writes into it. A
-wait notices a dead peer within a second. The proof is in `shmq/native/fifo.h`.
+wait notices a dead peer within a second. The proof is in `shmq/native/fifo.h`. With wait="eventfd" both ends can be awaited
+(`shmq.aio`).
 
 Roles. One writer and one reader at a time, in any processes; a dead holder's role can be taken over, and its successor
 goes on where it stopped. A role does not survive fork. Bytes that were held ahead are the writer's own: they are gone

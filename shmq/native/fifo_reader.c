@@ -199,6 +199,10 @@ static PyMethodDef methods[] = {
      "byte. Raises queue.Empty on timeout, PeerDied when the fifo is empty and the writer is dead."},
     {"read_into", (PyCFunction)(void (*)(void))reader_read_into, METH_FASTCALL | METH_KEYWORDS,
      "read_into(buffer, timeout=None) -> int\n\nAs read, into a writable C-contiguous buffer or array; how many bytes."},
+    {"aread", shmq_end_aread, METH_O,
+     "await aread(n) -> bytes\n\nTake up to n bytes out when there is at least one; for asyncio, with wait=\"eventfd\". A "
+     "cancelled call has taken nothing. PeerDied when the fifo is empty and the writer is dead, RuntimeError when another "
+     "task waits."},
     {"peek", (PyCFunction)(void (*)(void))reader_peek, METH_FASTCALL,
      "peek(offset, n) -> bytes\n\nUp to n bytes from `offset` bytes behind the oldest one on; they stay in the fifo."},
     {"skip", (PyCFunction)reader_skip, METH_O,

@@ -161,6 +161,10 @@ static PyMethodDef methods[] = {
     {"write", (PyCFunction)(void (*)(void))writer_write, METH_FASTCALL | METH_KEYWORDS,
      "write(data, timeout=None) -> int\n\nAs try_write, but wait up to timeout seconds (None: for ever) until at least "
      "one byte fits. Raises queue.Full on timeout, PeerDied when the fifo is full and the reader is dead."},
+    {"awrite", shmq_end_awrite, METH_O,
+     "await awrite(data) -> int\n\nCopy in as many bytes as there is room for, at least one when there are any; how many. "
+     "For asyncio, with wait=\"eventfd\". A cancelled call has copied nothing. PeerDied when the fifo is full and the "
+     "reader is dead, RuntimeError when another task waits."},
     {"write_at", (PyCFunction)(void (*)(void))writer_write_at, METH_FASTCALL,
      "write_at(offset, data) -> int\n\nCopy in bytes that belong `offset` bytes behind the last visible one; how many, "
      "from the first on, were kept: none beyond the room there is, nor when 32 separate pieces are held. The reader sees "

@@ -45,9 +45,11 @@ PyObject *shmq_py_ring_bytes(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_init(PyObject *module, PyObject *args);
 PyObject *shmq_py_ring_info(PyObject *module, PyObject *args);
 
-/* aio.c: methods of every producing (apush) and consuming (apop) end */
+/* aio.c: methods of every producing (apush) and consuming (apop) end, and of those of byte fifos */
 PyObject *shmq_end_apop(PyObject *end, PyObject *unused);
 PyObject *shmq_end_apush(PyObject *end, PyObject *record);
+PyObject *shmq_end_aread(PyObject *end, PyObject *n);
+PyObject *shmq_end_awrite(PyObject *end, PyObject *data);
 #define SHMQ_APOP_METHOD                                                                                               \
     {"apop", shmq_end_apop, METH_NOARGS,                                                                               \
      "await apop()\n\nTake the oldest one out when there is one; for asyncio, with wait=\"eventfd\". A cancelled call "  \

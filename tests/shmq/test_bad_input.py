@@ -128,9 +128,9 @@ HARMLESS = {"create", "attach", "from_fd", "close", "join_thread", "cancel_join_
 LOCKS = ("SpinLock", "Mutex", "SpinRwLock", "FutexRwLock", "PthreadRwLock")
 # Arguments for the other methods; none where nothing stands.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(["try_push", "push", "apush", "push_array", "try_write", "write", "put", "put_nowait"], (RECORD,)),
+    **dict.fromkeys(["try_push", "push", "apush", "push_array", "try_write", "write", "awrite", "put", "put_nowait"], (RECORD,)),
     **dict.fromkeys(["pop_array", "pop_into", "read_into"], (bytearray(8),)),
-    **dict.fromkeys(["pop_many", "reserve", "commit", "peek", "skip", "view", "try_read", "read"], (1,)),
+    **dict.fromkeys(["pop_many", "reserve", "commit", "peek", "skip", "view", "try_read", "read", "aread"], (1,)),
     "push_many": ([RECORD],),
     "write_at": (0, RECORD),
 }
@@ -148,7 +148,7 @@ def call_and_begin(kind: str, method: str, thing: Any) -> None:
     result = getattr(thing, method)(*arguments)
     if kind in LOCKS:
         result.__enter__()
-    elif method in ("apush", "apop"):
+    elif method in ("apush", "apop", "awrite", "aread"):
         result.send(None)
 
 
