@@ -17,6 +17,7 @@ from stackcore.tcp.config import packed_address
 from stackcore.tcp.state import REASONS
 from tests.tcp.packets import Options, Segment, internet_checksum, read, with_checksum
 from tests.tcp.pair import LEFT, RIGHT, Pair
+from tests.tcp.sound import check_sound
 
 PORT = 80
 STRANGER = "10.0.0.77"
@@ -183,6 +184,7 @@ def attack(seed: int, packets: int, **config: Any) -> Victim:
             packet = made_to_measure(rng, victim)
         victim.receive(packet)
         if i % 16 == 15:
+            check_sound(victim.host)
             victim.pass_time(rng.choice((0.01, 0.5, 3.0)))
     victim.pass_time(200.0)
     victim.serves()
