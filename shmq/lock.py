@@ -29,15 +29,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
 
-from shmq import _native, handover
+from shmq import _native
 from shmq.errors import OwnerDied
-from shmq.segment import Segment
+from shmq.shared import Placed
 
 __all__ = ["FutexRwLock", "Mutex", "PthreadRwLock", "SpinLock", "SpinRwLock"]
 
-_ABI = "1"
 _Native = _native.SpinLock | _native.Mutex | _native.RwLock | _native.PthreadRwLock
 
 
@@ -74,77 +72,25 @@ class _Guard:
         self._release()
 
 
-class _Lock:
-    """What all locks share: the segment they may own, and closing."""
+class _Lock(Placed):
+    """What all locks share.
 
-    _KIND = ""
-    _BYTES = 0
+    `Lock(memory, at)` opens the lock that lies at offset `at` of a writable buffer, for example a Segment's; zeroed memory
+    is a free lock. It needs 8 bytes for a SpinLock (8-byte aligned), 16 for a Mutex (16-byte aligned), 768 for a
+    PthreadRwLock, 640 for the others (128-byte aligned). `close` gives this handle's place back; RuntimeError while it holds
+    the lock.
+    """
 
-    def __init__(self, memory: object, at: int = 0) -> None:
-        """Open the lock that lies at offset `at` of a writable buffer; zeroed memory is a free lock.
-
-        For locks inside memory of one's own, for example a Segment's: needs 8 bytes for a SpinLock (8-byte aligned),
-        16 for a Mutex (16-byte aligned), 768 for a PthreadRwLock, 640 for the others (128-byte aligned).
-        """
-        self._segment: Segment | None = None
-        self._open(memory, at)
-
-    def _open(self, memory: object, at: int) -> None:
-        raise NotImplementedError
+    _NOUN = "lock"
+    _native: _Native
 
     def _shut(self) -> None:
-        raise NotImplementedError
-
-    @classmethod
-    def create(cls, name: str | None = None, *, persist: bool = False) -> Self:
-        """Make a free lock in a segment of its own; name and persist as for `Segment.create`."""
-        return cls._in(Segment.create(cls._BYTES, cls._KIND, _ABI, name, persist=persist))
-
-    @classmethod
-    def attach(cls, name: str) -> Self:
-        """Open the lock of this name. Raises as `Segment.attach`."""
-        return cls._in(Segment.attach(name, cls._KIND, _ABI))
-
-    @classmethod
-    def _in(cls, segment: Segment) -> Self:
-        try:
-            lock = cls(segment.mapping, segment.payload_at)
-        except BaseException:
-            segment.close()
-            raise
-        lock._segment = segment
-        return lock
+        self._native.close()
 
     @property
-    def segment(self) -> Segment | None:
-        """The segment made or attached for this lock; None when it lies in memory of the caller's."""
-        return self._segment
-
-    def close(self) -> None:
-        """Give this handle's place back. RuntimeError while it holds the lock; a second call does nothing."""
-        self._shut()
-        if self._segment is not None:
-            self._segment.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Go to another process, see `shmq.handover`. What this handle holds, the receiver's does not."""
-        if self._segment is None:
-            raise TypeError("this lock lies in memory of yours: send the memory's Segment, and open the lock there")
-        handover.pack(self, ())
-        return _receive, (type(self), self._segment)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _receive(cls: type[_Lock], segment: Segment) -> _Lock:
-    """Make the handle of a pickled lock in the receiving process."""
-    return cls._in(segment)
+    def held(self) -> bool:
+        """True while this handle holds the lock, for reading or writing."""
+        return self._native.held
 
 
 class _Exclusive(_Lock):
@@ -156,17 +102,9 @@ class _Exclusive(_Lock):
         self.release = native.release
         self.stats = native.stats
 
-    def _shut(self) -> None:
-        self._native.close()
-
     def hold(self, timeout: float | None = None) -> _Guard:
         """Return a context manager that holds the lock; TimeoutError when it was not free within timeout seconds."""
-        return _Guard(self._native, self._native.acquire, self._native.release, timeout)
-
-    @property
-    def held(self) -> bool:
-        """True while this handle holds the lock."""
-        return self._native.held
+        return _Guard(self._native, self.acquire, self.release, timeout)
 
 
 class SpinLock(_Exclusive):
@@ -201,21 +139,13 @@ class _RwLock(_Lock):
     def _make(self, memory: object, at: int) -> _native.RwLock | _native.PthreadRwLock:
         return _native.RwLock(memory, at, self._FUTEX)
 
-    def _shut(self) -> None:
-        self._native.close()
-
     def read(self, timeout: float | None = None) -> _Guard:
         """Return a context manager that reads; TimeoutError when the lock was not free within timeout seconds."""
-        return _Guard(self._native, self._native.acquire_read, self._native.release_read, timeout)
+        return _Guard(self._native, self.acquire_read, self.release_read, timeout)
 
     def write(self, timeout: float | None = None) -> _Guard:
         """Return a context manager that writes; TimeoutError when the lock was not free within timeout seconds."""
-        return _Guard(self._native, self._native.acquire_write, self._native.release_write, timeout)
-
-    @property
-    def held(self) -> bool:
-        """True while this handle holds the lock, for reading or writing."""
-        return self._native.held
+        return _Guard(self._native, self.acquire_write, self.release_write, timeout)
 
 
 class SpinRwLock(_RwLock):

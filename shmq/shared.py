@@ -1,4 +1,5 @@
-"""What `Ring`, `Channel` and `ByteFifo` have in common: the segment, the eventfds, how an end waits, closing."""
+"""What classes have in common: `Ring`, `Channel` and `ByteFifo` (`SharedEnds`) the segment, the eventfds, how an end waits,
+closing; `Event` and the locks (`Placed`) that they lie anywhere in memory, by default alone in a segment."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 from shmq import handover
 from shmq.segment import Segment
 
-__all__ = ["SharedEnds", "Wait"]
+__all__ = ["Placed", "SharedEnds", "Wait"]
 
 Wait = Literal["spin", "adaptive", "park", "eventfd"]
 
@@ -161,6 +162,89 @@ def _receive(cls: type[SharedEnds], segment: Segment, packed: tuple[Any, ...]) -
         segment.close()
         _close_all(eventfds)
         raise
+
+
+class Placed:
+    """Something small in shared memory: in a segment of its own (`create`, `attach`, `from_fd`), or at a place of memory that
+    the caller has. A subclass says its kind and size, opens the place, and lets go of it."""
+
+    _KIND: ClassVar[str] = ""
+    _ABI: ClassVar[str] = "1"
+    _BYTES: ClassVar[int] = 0
+    _NOUN: ClassVar[str]
+
+    def __init__(self, memory: object, at: int = 0) -> None:
+        """Open the one that lies at offset `at` of a writable buffer, for example a Segment's; zeroed memory is a new one.
+
+        ValueError says how many bytes it needs, and how aligned.
+        """
+        self._segment: Segment | None = None
+        self._open(memory, at)
+
+    def _open(self, memory: object, at: int) -> None:
+        raise NotImplementedError
+
+    def _shut(self) -> None:
+        """Let go of the memory; raises when that must not be now."""
+        raise NotImplementedError
+
+    @classmethod
+    def create(cls, name: str | None = None, *, persist: bool = False) -> Self:
+        """Make one in a segment of its own; name and persist as for `Segment.create`."""
+        return cls._in(Segment.create(cls._BYTES, cls._KIND, cls._ABI, name, persist=persist))
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """Open the one of this name. Raises as `Segment.attach`."""
+        return cls._in(Segment.attach(name, cls._KIND, cls._ABI))
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Open the one behind a segment's descriptor. `fd` stays the caller's."""
+        return cls._in(Segment.from_fd(fd, cls._KIND, cls._ABI))
+
+    @classmethod
+    def _in(cls, segment: Segment) -> Self:
+        try:
+            made = cls(segment.mapping, segment.payload_at)
+        except BaseException:
+            segment.close()
+            raise
+        made._segment = segment
+        return made
+
+    @property
+    def segment(self) -> Segment | None:
+        """The segment made or attached for it; None when it lies in memory of the caller's."""
+        return self._segment
+
+    def close(self) -> None:
+        """Let go of the memory. RuntimeError while this process needs it; a second call does nothing."""
+        self._shut()
+        if self._segment is not None:
+            self._segment.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process, see `shmq.handover`. What this handle holds, the receiver's does not."""
+        if self._segment is None:
+            raise TypeError(
+                f"this {self._NOUN} lies in memory of yours: send the memory's Segment, and open the {self._NOUN} there"
+            )
+        handover.pack(self, ())
+        return _receive_placed, (type(self), self._segment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _receive_placed(cls: type[Placed], segment: Segment) -> Placed:
+    """Make a pickled handle in the receiving process."""
+    return cls._in(segment)
 
 
 def _new_eventfds() -> tuple[int, int]:

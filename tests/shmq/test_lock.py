@@ -250,6 +250,15 @@ def test_named_lock(name: str, kind: type[SpinRwLock]) -> None:
             SpinLock.attach(name)
 
 
+@pytest.mark.parametrize("kind", RW)
+def test_lock_by_descriptor(kind: type[SpinRwLock]) -> None:
+    with kind.create() as lock, kind.from_fd(lock.segment.fd) as same:
+        with lock.write():
+            assert same.acquire_read(0) is False
+        with pytest.raises(CorruptSegment, match="another kind"):
+            Mutex.from_fd(lock.segment.fd)
+
+
 def test_locks_in_memory_of_ones_own() -> None:
     with Segment.create(4096, "mine", "1") as segment:
         first = SpinRwLock(segment.mapping, 128)
