@@ -43,7 +43,7 @@ from stackcore.session.state import CLIENT_WAITING
 from stackcore.tcp.engine import take_note, tcp_abort, tcp_close, tcp_connect, tcp_received, tcp_send_ready
 from stackcore.tcp.memory import aligned, ring_size
 from stackcore.tcp.state import MAX_FRAME, NOTE_CONNECTED, NOTE_DONE, NOTE_ERROR, NOTE_FIN, NOTE_TX_ROOM, Tcp
-from stackcore.wire.pace import NOT_YET, STORM_STALL_NS, due, make_ready, take_intended
+from stackcore.wire.pace import STORM_STALL_NS, due, make_ready, take_intended
 
 CLIENT_BLOCKED, CLIENT_DONE = 2, 3
 """Beside CLIENT_READY and CLIENT_WAITING: the tx fifo has no room for a request; the one reply is here."""
@@ -206,6 +206,19 @@ def connect(t, p, c, now):
 
 
 @kernel
+def try_to_connect(t, p, c, now):
+    """The same, but not more often than once per millisecond when it cannot be; then it counts as refused."""
+    cfg = p.cfg[0]
+    if now < cfg["retry_at"]:
+        return -1
+    slot = connect(t, p, c, now)
+    if slot < 0:
+        p.tel[0]["refused"] += 1
+        cfg["retry_at"] = now + _RETRY_NS
+    return slot
+
+
+@kernel
 def has_room(p, c, end):
     """True when client ``c``'s request fits; else the client is out of the queue until it does."""
     length = p.cfg[0]["request_len"]
@@ -239,25 +252,22 @@ def send_requests(t, p, now):
     budget = min(cfg["frame"], due(p))
     while budget > 0 and cfg["ready_head"] != cfg["ready_tail"]:
         budget -= 1
+        if cfg["open_loop"] != 0 and cfg["next_due"] > now:
+            break
         c = int(p.ready[cfg["ready_head"] % len(p.ready)])
         slot = int(p.cli[c]["slot"])
         if slot < 0:
-            if now < cfg["retry_at"] or (cfg["open_loop"] != 0 and cfg["next_due"] > now):
-                break
-            slot = connect(t, p, c, now)
-            if slot < 0:
-                p.tel[0]["refused"] += 1
-                cfg["retry_at"] = now + _RETRY_NS
-                break
+            slot = try_to_connect(t, p, c, now)
+        if slot < 0:
+            cfg["ready_head"] += 1  # its turn comes again after those that have a connection
+            make_ready(p.cfg, p.cli, p.ready, c)
+            continue
         end = cfg["ends_at"] + slot * p.own.itemsize + _TX
         if not has_room(p, c, end):
             cfg["ready_head"] += 1
             continue
-        intended = take_intended(p)
-        if intended == NOT_YET:
-            break
         cfg["ready_head"] += 1
-        send_request(t, p, c, slot, end, intended)
+        send_request(t, p, c, slot, end, take_intended(p))
         if cfg["storm_left"] > 0:
             cfg["storm_left"] -= 1
         sent += 1
