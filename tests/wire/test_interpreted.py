@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def digest(jit: str) -> str:
-    """Of everything that ``wire_digest`` did with STACKCORE_JIT set like this."""
+def digest(module: str, jit: str) -> str:
+    """Of everything that ``module`` did with STACKCORE_JIT set like this."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.wire.wire_digest"], env=os.environ | {"STACKCORE_JIT": jit}, cwd=ROOT, capture_output=True,
+        [sys.executable, "-m", f"tests.wire.{module}"], env=os.environ | {"STACKCORE_JIT": jit}, cwd=ROOT, capture_output=True,
         text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -22,5 +24,6 @@ def digest(jit: str) -> str:
     return found
 
 
-def test_compiled_and_interpreted_do_the_same() -> None:
-    assert digest("0") == digest("1")
+@pytest.mark.parametrize("module", ["wire_digest", "player_digest"])
+def test_compiled_and_interpreted_do_the_same(module: str) -> None:
+    assert digest(module, "0") == digest(module, "1")
