@@ -246,12 +246,11 @@ class Run:
         else:
             os.write(self.go_fd, b"g")
         self.view = self.master.view()
-        tel = self.view.telemetry[0] if self.findings is None else self.findings.telemetry[0]
         began = time.monotonic()
         limit = began + 10 + (self.config.limit if self.prepared.once else self.config.warmup + self.config.duration)
         while not (self._done() if self.client is None else self._client_done()):
             if progress is not None:
-                progress(self._share(tel, time.monotonic() - began), int(tel["requests"]))
+                progress(self._share(time.monotonic() - began), self._requests())
             self._watch_workers()
             if time.monotonic() > limit:
                 raise LaunchError("the core did not finish in time: it may be starved of CPU")
@@ -261,10 +260,16 @@ class Run:
                 break
         return self._gather()
 
-    def _share(self, tel: Any, passed: float) -> float:
+    def _requests(self) -> int:
+        """Replies verified so far."""
+        assert self.view is not None
+        telemetry = self.view.telemetry if self.findings is None else self.findings.telemetry
+        return int(telemetry[0]["requests"])
+
+    def _share(self, passed: float) -> float:
         """How much of the run is over, 0..1."""
         if self.prepared.once:
-            return min(1.0, int(tel["requests"]) / self.config.clients)
+            return min(1.0, self._requests() / self.config.clients)
         return min(1.0, passed / (self.config.warmup + self.config.duration))
 
     def _client_done(self) -> bool:
