@@ -13,7 +13,7 @@ from stackcore.tcp.pool import note, tx_end
 from stackcore.tcp.ready import ready
 from stackcore.tcp.recovery import enter_fast, leave_recovery
 from stackcore.tcp.retransmit import program
-from stackcore.tcp.rtt import rtt_sample
+from stackcore.tcp.rtt import rto_measured, rtt_sample
 from stackcore.tcp.sack import sack_ack, sack_add, sack_lost, sack_next
 from stackcore.tcp.seq import unwrap
 from stackcore.tcp.state import (
@@ -87,6 +87,8 @@ def new_ack(t, c, seg, ack, now):
     con["limited"] = 0
     con["backoff"] = 0
     con["probes"] = 0
+    if con["flags"] & F_PROBED:
+        rto_measured(cfg, con)
     con["flags"] &= ~(F_PROBED | F_PROBE)
     con["progress_at"] = now
     if con["board"] >= 0:
@@ -186,6 +188,7 @@ def update_window(t, c, seg, seq, ack, now):
         if con["flags"] & F_PROBED:  # the octet in the probe was refused: it goes out again with the rest
             con["flags"] &= ~F_PROBED
             con["snd_nxt"] = con["snd_una"]
+            rto_measured(t.cfg[0], con)
         if con["snd_nxt"] == con["snd_una"]:
             con["probes"] = 0
             con["backoff"] = 0

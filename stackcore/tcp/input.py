@@ -244,6 +244,7 @@ def synchronized(t, c, seg, at, now):
             return
         seq += 1  # simultaneous open: the peer's SYN,ACK says nothing new but its ACK
         seg["flags"] &= ~SYN
+        seg["wnd"] >>= int(con["snd_scale"])  # a SYN's window is not scaled (RFC 7323 section 2.2)
     if not in_window(con, seq, length + (1 if seg["flags"] & SYN else 0)):
         if not zero_window_allowance(con, seg, seq, length):
             out_of_window(t, c, con, seg, seq, length)

@@ -30,10 +30,20 @@ def rtt_sample(cfg, con, r):
     else:  # 2.3, in this order: the variance is about the old mean
         rttvar = (3 * rttvar + abs(srtt - r)) >> 2
         srtt = (7 * srtt + r) >> 3
-    srtt = max(srtt, 1)
-    con["srtt"] = srtt
+    con["srtt"] = max(srtt, 1)
     con["rttvar"] = rttvar
-    con["rto"] = min(max(srtt + max(GRANULARITY, 4 * rttvar), int(cfg["rto_min"])), int(cfg["rto_max"]))
+    rto_measured(cfg, con)
+
+
+@kernel
+def rto_measured(cfg, con):
+    """The timeout as the measurements so far have it, without any backing off: also when it was window probes that backed
+    off (RFC 9293 section 3.8.6.1), which a closed window asks for and not a loss."""
+    if con["srtt"] == 0:
+        con["rto"] = cfg["rto_init"]
+    else:
+        rto = int(con["srtt"]) + max(GRANULARITY, 4 * int(con["rttvar"]))
+        con["rto"] = min(max(rto, int(cfg["rto_min"])), int(cfg["rto_max"]))
     con["backoff"] = 0
 
 

@@ -316,6 +316,19 @@ class TestActive:
             d.inject(".", seq=1, ack=1, at=0.2)
             assert s.info()["state"] == "ESTABLISHED"
 
+    def test_simultaneous_open_does_not_scale_the_syns_window(self) -> None:
+        """RFC 7323 section 2.2: the window of a segment with SYN is never scaled, the SYN,ACK that ends a simultaneous open
+        included."""
+        with Drill() as d:
+            s = d.connect()
+            d.expect("S", seq=0)
+            d.inject("S", seq=0, mss=1460, wscale=7, win=3000, at=0.1)
+            d.expect("S.", seq=0, ack=1)
+            d.inject("S.", seq=0, ack=1, mss=1460, wscale=7, win=3000, at=0.2)
+            d.collect()
+            d.write(s, 20000)
+            assert 0 < sum(x.length for x in d.collect()) <= 3000
+
     def test_a_reset_in_simultaneous_open_refuses(self) -> None:
         """RFC 9293 section 3.10.7.4, second (MUST-11): SYN-RECEIVED that came from SYN-SENT, "connection refused"."""
         with Drill() as d:

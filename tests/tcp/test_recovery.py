@@ -315,8 +315,10 @@ class TestFastRetransmit:
             for _ in range(3):
                 ack(d, 0)
             assert 0 in segments(d)
+            assert s.info()["cwnd"] == (5 + 3) * MSS
             ack(d, 3, at=0.15)
             assert segments(d)[0] == 3
+            assert s.info()["cwnd"] == (5 + 3 - 3 + 1) * MSS  # less what was acknowledged, and a segment more
             assert s.info()["recovery"] == "fast"
             ack(d, 7, at=0.2)
             assert segments(d)[0] == 7

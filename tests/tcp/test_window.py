@@ -344,6 +344,20 @@ class TestProbing:
             d.inject(".", seq=1, ack=2, win=65535, at=0.5)
             d.expect("P.", seq=2, length=999)
 
+    @pytest.mark.parametrize("taken", [0, 1], ids=["refused", "taken"])
+    def test_its_backoff_is_not_that_of_losses(self, taken: int) -> None:
+        """RFC 9293 section 3.8.6.1 and RFC 6298 section 5: intervals between probes grow because the window is closed; when it
+        opens, a lost segment is sent again after the RTO that was measured, not after the next probe's time."""
+        with Drill() as d:
+            s = d.established(win=0)
+            d.write(s, 1000)
+            for at in (0.4, 1.0, 2.2, 4.6, 9.4):
+                d.expect(".", seq=1, length=1, at=at)
+                d.inject(".", seq=1, ack=1, win=0)
+            d.inject(".", seq=1, ack=1 + taken, win=65535, at=9.5)
+            d.expect("P.", seq=1 + taken, length=1000 - taken)
+            d.expect("P.", seq=1 + taken, length=1000 - taken, at=9.8)
+
     def test_a_dead_peer_is_given_up(self) -> None:
         """RFC 6429 section 4, RFC 9293 section 3.8.3: without any answer the connection ends as for lost data."""
         with Drill(retries=3) as d:
