@@ -256,6 +256,21 @@ class TestFinSegments:
                     d.inject(".", seq=1, ack=1)
             assert 20 <= d.now < 25 and last[-1].flags == "R."
 
+    def test_a_closed_socket_waits_as_long_as_there_is_progress(self) -> None:
+        """RFC 9293 section 3.10.4: what was sent before the CLOSE is delivered, to a slow peer, too: here a kilobyte every
+        seven seconds."""
+        with Drill(close_timeout=10.0) as d:
+            s = d.established(win=1024)
+            d.write(s, 8 * 1024)
+            s.close()
+            sent = []
+            for k in range(1, 9):
+                sent += d.collect(until=d.now + 7)
+                d.inject(".", seq=1, ack=1 + 1024 * k)
+            assert (sent[-1].flags, sent[-1].seq + sent[-1].length) == ("FP.", 1 + 8 * 1024)
+            d.inject("F.", seq=1, ack=8 * 1024 + 2)
+            d.expect(".", seq=8 * 1024 + 2, ack=2)
+
     def test_fin_wait_2_does_not_last_for_ever(self) -> None:
         """RFC 9293 section 3.6 lets FIN-WAIT-2 wait; a socket that is closed altogether waits ``close_timeout`` only (RFC
         6429: resources may be reclaimed)."""

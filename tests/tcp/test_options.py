@@ -109,6 +109,20 @@ class TestNegotiation:
             d.connect()
             d.expect("S", seq=0, mss=1460, wscale=None, sack_ok=False, ts=None)
 
+    def test_what_is_turned_off_is_not_answered(self) -> None:
+        """RFC 7323 sections 2.2 and 3.2, RFC 2018 section 2: an option is on when both sides sent it; else no window is
+        scaled, no timestamp sent, nothing SACKed."""
+        with Drill(wscale=None, sack=False, timestamps=False) as d:
+            d.listen()
+            d.inject("S", seq=0, mss=1460, wscale=7, sack_ok=True, ts=(77, 0))
+            d.expect("S.", ack=1, mss=1460, wscale=None, sack_ok=False, ts=None)
+            d.inject(".", seq=1, ack=1, win=3000)
+            s = d.accept()
+            d.inject(".", seq=1001, ack=1, length=10, win=3000)
+            d.expect(".", ack=1, sack=(), ts=None, win=65535)
+            d.write(s, 20000)
+            assert 0 < sum(x.length for x in d.collect()) <= 3000
+
     @pytest.mark.parametrize(("option", "shift"), [(14, 14), (15, 14), (255, 14)])
     def test_the_largest_shift(self, option: int, shift: int) -> None:
         """RFC 7323 section 2.3: more than 14 is taken for 14."""
