@@ -17,7 +17,6 @@ from stackcore.kernel import kernel
 from stackcore.native import busy, now_ns
 from stackcore.vcl import native as vls
 from workloads import Prepared, loop
-from workloads.loop import run_kernel, watch_listener
 
 MESSAGE = 32
 _IN, _OUT, _ERR, _HUP, _RDHUP = vls.EPOLLIN, vls.EPOLLOUT, vls.EPOLLERR, vls.EPOLLHUP, vls.EPOLLRDHUP
@@ -108,7 +107,7 @@ def serve(w, ep, listener, until, st):
 
 
 def serve_compiled(worker: Worker, listener: int, prepared: Prepared, config: Any, running: Callable[[], bool]) -> None:
-    run_kernel(serve, worker, listener, new_state(prepared, config), config, running)
+    loop.run_kernel(serve, worker, listener, new_state(prepared, config), config, running)
 
 
 def simulated(prepared: Prepared, config: Any) -> tuple[Callable[..., int], State, list[Any]]:
@@ -124,7 +123,7 @@ def touch(handle: int, prepared: Prepared, config: Any) -> None:
 def serve_python(worker: Worker, listener: int, prepared: Prepared, config: Any, running: Callable[[], bool]) -> None:
     """The same in plain Python."""
     vcl, reply = worker.vcl, prepared.reply
-    ep = watch_listener(worker, listener, config)
+    ep = loop.watch_listener(vcl, listener, config)
     partial: dict[int, int] = {}
     mask = _IN | _RDHUP | (vls.EPOLLET if config.trigger == "edge" else 0)
     while running():

@@ -17,10 +17,10 @@ def listener_mask(config: Any) -> int:
     return vls.EPOLLIN | (vls.EPOLLET if config.trigger == "edge" else 0)
 
 
-def watch_listener(worker: Worker, listener: int, config: Any) -> int:
+def watch_listener(vcl: Any, listener: int, config: Any) -> int:
     """A new epoll set that watches the listener."""
-    ep = worker.vcl.epoll_create()
-    worker.vcl.epoll_ctl(ep, vls.EPOLL_CTL_ADD, listener, listener_mask(config), listener)
+    ep: int = vcl.epoll_create()
+    vcl.epoll_ctl(ep, vls.EPOLL_CTL_ADD, listener, listener_mask(config), listener)
     return ep
 
 
@@ -28,7 +28,7 @@ def run_kernel(
     serve: Callable[..., int], worker: Worker, listener: int, state: Any, config: Any, running: Callable[[], bool]
 ) -> None:
     """Call ``serve(handle, epoll, listener, until, state)`` until ``running()`` is false; OSError on its -errno."""
-    ep = watch_listener(worker, listener, config)
+    ep = watch_listener(worker.vcl, listener, config)
     handle = worker.vcl.handle
     while running():
         rc = serve(handle, ep, listener, time.monotonic_ns() + SLICE_NS, state)

@@ -21,7 +21,6 @@ from stackcore.kernel import kernel
 from stackcore.native import busy, now_ns
 from stackcore.vcl import native as vls
 from workloads import Prepared, loop
-from workloads.loop import run_kernel, watch_listener
 
 REQUEST = 64
 _IN, _OUT, _ERR, _HUP, _RDHUP = vls.EPOLLIN, vls.EPOLLOUT, vls.EPOLLERR, vls.EPOLLHUP, vls.EPOLLRDHUP
@@ -160,7 +159,7 @@ def serve(w, ep, listener, until, st):
 
 
 def serve_compiled(worker: Worker, listener: int, prepared: Prepared, config: Any, running: Callable[[], bool]) -> None:
-    run_kernel(serve, worker, listener, new_state(prepared, config), config, running)
+    loop.run_kernel(serve, worker, listener, new_state(prepared, config), config, running)
 
 
 def simulated(prepared: Prepared, config: Any) -> tuple[Callable[..., int], State, list[Any]]:
@@ -201,20 +200,37 @@ class _Download:
         return False
 
 
+class Downloads:
+    """The same server in plain Python."""
+
+    def __init__(self, vcl: Any, listener: int, reply: bytes, config: Any) -> None:
+        self.vcl, self.listener, self.reply = vcl, listener, memoryview(reply)
+        self.edge, self.maxevents = config.trigger == "edge", config.maxevents
+        self.ep = loop.watch_listener(vcl, listener, config)
+        self.open: dict[int, _Download] = {}
+
+    def run(self, running: Callable[[], bool]) -> None:
+        """Serve until ``running()`` is false. OSError when the core is gone."""
+        while running():
+            for fd, events in self.vcl.epoll_wait(self.ep, self.maxevents, 10):
+                if fd == self.listener:
+                    self._accept()
+                else:
+                    self._serve(fd, events)
+
+    def _accept(self) -> None:
+        for fd in loop.accept_all(self.vcl, self.listener):
+            self.open[fd] = _Download(self.vcl, fd, self.reply)
+            self.vcl.epoll_ctl(self.ep, _ADD, fd, _EDGE if self.edge else _IN, fd)
+
+    def _serve(self, fd: int, events: int) -> None:
+        download = self.open[fd]
+        if events & (_ERR | _HUP) or not download.step():
+            del self.open[fd]
+            self.vcl.close(fd)
+        elif not self.edge and not download.missing:
+            self.vcl.epoll_ctl(self.ep, _MOD, fd, _OUT, fd)
+
+
 def serve_python(worker: Worker, listener: int, prepared: Prepared, config: Any, running: Callable[[], bool]) -> None:
-    """The same in plain Python."""
-    vcl, reply = worker.vcl, memoryview(prepared.reply)
-    ep = watch_listener(worker, listener, config)
-    edge = config.trigger == "edge"
-    downloads: dict[int, _Download] = {}
-    while running():
-        for fd, events in vcl.epoll_wait(ep, config.maxevents, 10):
-            if fd == listener:
-                for new in loop.accept_all(vcl, listener):
-                    downloads[new] = _Download(vcl, new, reply)
-                    vcl.epoll_ctl(ep, _ADD, new, _EDGE if edge else _IN, new)
-            elif events & (_ERR | _HUP) or not downloads[fd].step():
-                del downloads[fd]
-                vcl.close(fd)
-            elif not edge and not downloads[fd].missing:
-                vcl.epoll_ctl(ep, _MOD, fd, _OUT, fd)
+    Downloads(worker.vcl, listener, prepared.reply, config).run(running)
