@@ -62,13 +62,35 @@ def summary(result: Result) -> None:
     table.add_row("events", f"{events['count']:,}, {events['ns_per_event']:.0f} ns each, {high}")
     waited = f"{locks['contended']:,} contended, {_ns(locks['wait_ns'])} waited"
     table.add_row("locks", f"{locks['acquires']:,} acquires, {waited}")
+    if data["transport"] == "tcp":
+        _network_rows(table, data)
     core = data["core"]
     per_dispatch = f"{core['vectors_per_dispatch']:.1f} items per dispatch"
     table.add_row("core", f"{core['cpu_s']:.2f} s CPU, {per_dispatch}, exit {core['exit']}")
+    if data["client"]:
+        table.add_row("client host", f"{data['client']['cpu_s']:.2f} s CPU on CPU {data['client']['cpu']}")
     console.print(table)
     console.print(_workers(data))
     if data["machine"]["oversubscribed"]:
         console.print(f"more processes than the {data['machine']['cpus']} CPUs: rates include scheduling", style="yellow")
+
+
+def _network_rows(table: Table, data: dict[str, Any]) -> None:
+    """TCP over a wire: segments, the retransmit queue, and of transfers what became of them."""
+    tcp, recovery, transfers = data["tcp"], data["recovery"], data["transfers"]
+    clock = ", virtual time" if data["wire"] == "sim" else ""
+    table.add_row("wire", f"{data['wire']}{clock}, loss {data['settings']['loss']:.2%}, cc {data['modes']['cc']}")
+    lost = f"{tcp.get('retransmits', 0):,} retransmitted, {tcp.get('timeouts', 0):,} timeouts"
+    table.add_row("segments", f"{tcp.get('segments_in', 0):,} in, {tcp.get('segments_out', 0):,} out, {lost}")
+    mode = f"recovery {data['modes']['recovery']}"
+    bad = f"{recovery['strangers']:,} strangers, {recovery['crashes']:,} crashes"
+    waits = f"in the queue p99 {_ns(recovery['queue_ns']['p99'])}, close to free p99 {_ns(recovery['close_to_free_ns']['p99'])}"
+    table.add_row(mode, f"{recovery['queued']:,} queued, {recovery['dropped']:,} dropped, {bad}")
+    table.add_row("", waits)
+    if transfers:
+        cuts = f"{transfers['cut_by_reset']:,} cut by a reset, {transfers['cut_by_abort']:,} by themselves"
+        table.add_row("transfers", f"{transfers['completed']:,} completed, {transfers['refetched']:,} begun anew: {cuts}")
+        table.add_row("", f"p50 {_ns(transfers['p50_ns'])}, p99 {_ns(transfers['p99_ns'])}, slowest {_ns(transfers['slowest_ns'])}")
 
 
 def _workers(data: dict[str, Any]) -> Table:
