@@ -165,7 +165,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def _latency(tel: Any, config: RunConfig) -> dict[str, Any]:
     counts = np.asarray(tel["latency"])
     found: dict[str, Any] = {
-        name: percentile(counts, fraction)
+        name: min(percentile(counts, fraction), int(tel["latency_max_ns"]))  # a bucket may reach beyond the largest in it
         for name, fraction in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999))
     }
     return found | {"max": int(tel["latency_max_ns"]), "count": int(counts.sum()), "open_loop": config.rate > 0}

@@ -90,7 +90,8 @@ def _network_rows(table: Table, data: dict[str, Any]) -> None:
     if transfers:
         cuts = f"{transfers['cut_by_reset']:,} cut by a reset, {transfers['cut_by_abort']:,} by themselves"
         table.add_row("transfers", f"{transfers['completed']:,} completed, {transfers['refetched']:,} begun anew: {cuts}")
-        table.add_row("", f"p50 {_ns(transfers['p50_ns'])}, p99 {_ns(transfers['p99_ns'])}, slowest {_ns(transfers['slowest_ns'])}")
+        times = (("p50", "p50_ns"), ("p99", "p99_ns"), ("slowest", "slowest_ns"))
+        table.add_row("", ", ".join(f"{name} {_ns(transfers[field])}" for name, field in times))
 
 
 def _workers(data: dict[str, Any]) -> Table:
