@@ -155,6 +155,13 @@ def zero_window_allowance(con, seg, seq, length):
 
 
 @kernel
+def ack_at_edge(con, seg, seq, length):
+    """A sender that has filled the window has SND.NXT at its right edge, and its ACKs carry that number. Table 6 of RFC 9293
+    refuses them, and our data would stay unacknowledged for as long as one of its segments is missing; they are taken."""
+    return length == 0 and seq == con["rcv_adv"] and seg["flags"] & (SYN | RST) == 0
+
+
+@kernel
 def take_data(t, c, con, seg, at, seq, now):
     """Put the payload at address ``at`` into the rx fifo: its new part, as far as there is room."""
     cfg = t.cfg[0]
@@ -246,10 +253,11 @@ def synchronized(t, c, seg, at, now):
         seg["flags"] &= ~SYN
         seg["wnd"] >>= int(con["snd_scale"])  # a SYN's window is not scaled (RFC 7323 section 2.2)
     if not in_window(con, seq, length + (1 if seg["flags"] & SYN else 0)):
-        if not zero_window_allowance(con, seg, seq, length):
+        if zero_window_allowance(con, seg, seq, length):
+            ack_now(t, c)
+        elif not ack_at_edge(con, seg, seq, length):
             out_of_window(t, c, con, seg, seq, length)
             return
-        ack_now(t, c)
     if reset_or_syn(t, c, con, seg, seq):
         return
     con["heard_at"] = now

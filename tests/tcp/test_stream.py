@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.tcp.pair import Faults, Pair, Talker
+from tests.tcp.packets import read
+from tests.tcp.pair import Faults, Pair, Talker, read_all
 from tests.tcp.sound import check_sound
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -126,6 +127,27 @@ def test_streams_arrive_without_boards() -> None:
     assert (bytes(talkers[1].got), bytes(talkers[0].got)) == (to_right, to_left)
     assert pair.left.stats()["sack_ignored"] == 0, "nothing was reported: the other side could keep nothing"
     assert pair.right.stats()["dropped"]["pieces-full"] > 0
+
+
+def test_acks_from_a_sender_that_has_filled_the_window_count() -> None:
+    """Its segments all carry the number at the window's right edge; one of its own is missing for long."""
+    pair = Pair(fifo=8192, delay=0.01, nagle=False)
+    client, server = pair.connect()
+    client.send(bytes(8192))
+    first = int(pair.left.tcp.con[int(pair.left.tcp.slot[0]["con"])]["snd_nxt"]) & 0xFFFFFFFF
+    pair.lose(pair.left, 5, lambda packet: read(packet).seq == first and len(read(packet).payload) > 0)
+    got = bytearray()
+    data = content(60_000, 6)
+    talker = Talker(server, data, [8192], [8192])
+
+    def done() -> bool:
+        talker.pump()
+        got.extend(read_all(client))
+        return len(got) == len(data)
+
+    pair.drive(done, limit=0.5)
+    assert bytes(got) == data and pair.right.stats()["timeouts"] == 0
+    assert pair.right.stats()["dropped"]["out-of-window"] == 0
 
 
 def test_many_connections_share_the_wire() -> None:

