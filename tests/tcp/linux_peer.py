@@ -136,7 +136,7 @@ class Scene:
         stop = time.monotonic() + PATIENCE
         while not (turn() and not thread.is_alive()):
             self.wire.turn(0.02)
-            assert time.monotonic() < stop, f"not done after {PATIENCE} s: {self.host.stats()}"
+            assert time.monotonic() < stop and not self.failed, f"{self.failed!r}, {self.host.stats()}"
         if self.failed:
             raise self.failed
 
@@ -209,11 +209,11 @@ class Scene:
         def kernel_side() -> None:
             with std.socket() as refused:
                 outcome["we refuse"] = errno.errorcode[refused.connect_ex((OURS, PORT + 1))]
-            with std.create_connection((OURS, PORT)) as connection:
-                try:
+            try:  # the reset may be here before connect has returned
+                with std.create_connection((OURS, PORT)) as connection:
                     connection.recv(1)
-                except OSError as error:
-                    outcome["we reset"] = errno.errorcode[error.errno or 0]
+            except OSError as error:
+                outcome["we reset"] = errno.errorcode[error.errno or 0]
             with std.create_connection((OURS, PORT)) as connection:
                 connection.setsockopt(std.SOL_SOCKET, std.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.tcp.linux_peer import SCENES
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
