@@ -80,7 +80,8 @@ class TestClosedLoop:
         assert got["resets"] == 0
 
     def test_all_at_once_and_again_when_all_are_answered(self) -> None:
-        world = measuring(clients=5, storm=True, delay=200_000, link={"rate": 1_000_000})  # answers one by one
+        # The answers come one by one.
+        world = measuring(clients=5, storm=True, delay=200_000, link={"rate": 1_000_000})
         went_out = []
         for _ in range(2000):
             if world.turn() == 0:
@@ -117,6 +118,19 @@ class TestReplies:
         world.phase(MEASURE)
         world.until(lambda: world["corrupt"] >= 3)
         assert world["requests"] <= world["corrupt"]
+
+    def test_so_is_more_in_the_middle_of_a_segment(self) -> None:
+        world = World(clients=1, size=5000, request=REQUEST + REQUEST, verify_full=False)
+        world.answerer.cfg[0]["request_len"] = len(REQUEST)
+        world.phase(MEASURE)
+        world.until(lambda: world["corrupt"] >= 3)
+        assert world["timeouts"] == 0
+
+    def test_who_reads_late_lets_the_sender_go_on_at_once(self) -> None:
+        world = measuring(clients=1, size=200_000)
+        world.pause = 5 * MS
+        world.until(lambda: world["requests"] == 1)
+        assert world.now < 3 * (200_000 // 16384) * world.pause
 
     def test_a_reset_in_the_middle_is_asked_again(self) -> None:
         world = measuring(clients=1, size=100_000, link={"rate": 10_000_000})
@@ -182,6 +196,15 @@ class TestNobodyThere:
         world.answerer.cfg[0]["mute"] = 0
         world.until(lambda: world["requests"] == 30)
         assert world["refetched"] == world["timeouts"]
+
+    def test_each_request_has_its_own_time(self) -> None:
+        world = World(clients=2, timeout_s=1.0, ramp_ns=S)  # the second begins half a second later
+        world.answerer.cfg[0]["mute"] = 1
+        world.phase(MEASURE)
+        world.run(S + 51 * MS)
+        assert world["timeouts"] == 1
+        world.run(S // 2)
+        assert world["timeouts"] == 2
 
     def test_a_slow_answer_is_waited_for_as_long_as_it_comes(self) -> None:
         world = measuring(clients=1, size=200_000, timeout_s=0.05, link={"rate": 1_000_000})

@@ -46,6 +46,8 @@ class World:
         host: dict[str, Any] | None = None, request: bytes = REQUEST, listening: bool = True, **behaviour: Any,
     ) -> None:  # fmt: skip
         self.now, self.size, self.turns = 0, size, 0
+        self.pause = self.play_at = 0
+        """The clients act once in so many ns, and not before that time."""
         seed = behaviour.get("seed", 0)
         common: dict[str, Any] = {"connections": 4 * clients + 8, "fifo": 16384, "half_open_limit": 1024} | (host or {})
         self.client, self._k1 = new_tcp(HostConfig(addr=CLIENT, seed=2 * seed, **common))
@@ -74,9 +76,15 @@ class World:
     def turn(self) -> int:
         """Both hosts once at the present time. How much there was to do."""
         self.turns += 1
-        n = self._host(self.client, lambda: play(self.client, self.player, self.now), self.up, self.down)
+        n = self._host(self.client, self._play, self.up, self.down)
         act = (lambda: answer(self.server, self.answerer, self.now)) if hasattr(self, "answerer") else (lambda: 0)
         return n + self._host(self.server, act, self.down, self.up)
+
+    def _play(self) -> int:
+        if self.now < self.play_at:
+            return 0
+        self.play_at = self.now + self.pause
+        return int(play(self.client, self.player, self.now))
 
     def _host(self, t: Any, act: Callable[[], Any], outward: Any, inward: Any) -> int:
         f, now = self.frames, self.now
@@ -97,7 +105,7 @@ class World:
         """When something happens next by itself; -1: never."""
         times = (
             link_soonest(self.up), link_soonest(self.down), timer_soonest(self.client), timer_soonest(self.server),
-            play_soonest(self.player, self.now),
+            self.play_at if self.pause else play_soonest(self.player, self.now),
         )  # fmt: skip
         return min((int(at) for at in times if at >= 0), default=-1)
 
