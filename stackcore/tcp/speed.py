@@ -23,7 +23,7 @@ import numpy as np
 from stackcore.histogram import BUCKETS, percentile
 from stackcore.tcp.config import HostConfig, packed_address
 from stackcore.tcp.engine import listen_open
-from stackcore.tcp.memory import AHEAD_WORDS, END_WORDS, HEADERS, new_tcp
+from stackcore.tcp.memory import END_WORDS, HEADERS, new_tcp
 from stackcore.tcp.pairing import BULK, DRIVE, ECHO, FIRST_PORT, PATTERN, PER_PORT, Pair, begin, connect_all, run_until
 from stackcore.tcp.sockets import new_ends
 from stackcore.tcp.state import REASONS, Tcp
@@ -116,7 +116,7 @@ def record_bytes(t: Tcp) -> float:
     fifos' private ends. What does not grow with the number of connections does not count."""
     count = len(t.con)
     per_connection = (t.con, t.slot, t.tmr, t.hash, t.free, t.slots_free, t.notes, t.ready, t.queue)
-    return sum(array.nbytes for array in per_connection) / count + 8 * (2 * END_WORDS + AHEAD_WORDS)
+    return sum(array.nbytes for array in per_connection) / count + 8 * 2 * END_WORDS
 
 
 def measure(plan: Plan) -> dict[str, Any]:
