@@ -36,7 +36,7 @@ WARM_UP_TIMEOUT = 900.0
 @click.command("bench")
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @click.option("--suite", "more", multiple=True, metavar="SUITE", help="The same as naming the suite as an argument.")
-@click.option("--quick", is_flag=True, help="One cell per question: about three minutes, for peers about four.")
+@click.option("--quick", is_flag=True, help="One cell per question: about three minutes, peers four, tcp and recovery two.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("reports/latest"),
               show_default=True, help="Folder for JSON files and the report.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), help="Processes per cell, instead of the plan's own numbers.")
@@ -56,7 +56,7 @@ def bench_command(
 
     Modes are visited in turns, one process per visit; JSON files and a report are written.
     Suites: floor (distance to plain C, A/A), listener (D3), events (D2), calls (lock cost per socket call); and, only when
-    it is named, peers (shmq beside other IPC packages).
+    they are named, peers (shmq beside other IPC packages), tcp (what TCP costs and reaches) and recovery (D1).
     """
     chosen = _chosen([*suites, *more])
     plan = Plan.make(quick=quick, seconds=seconds, rounds=rounds)

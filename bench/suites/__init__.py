@@ -1,4 +1,4 @@
-"""The suites by name. A new suite is one file here and one line in `_SUITES`."""
+"""The suites by name. A new suite is one file here and one word in `_ALL`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from bench.suites.events import EventsSuite
 from bench.suites.floor import FloorSuite
 from bench.suites.listener import ListenerSuite
 from bench.suites.peers import PeersSuite
+from bench.suites.recovery import RecoverySuite
+from bench.suites.tcp import TcpSuite
 
-_SUITES: dict[str, Suite] = {
-    suite.name: suite for suite in (FloorSuite(), ListenerSuite(), EventsSuite(), CallsSuite(), PeersSuite())
-}
+_ALL = (
+    FloorSuite(), ListenerSuite(), EventsSuite(), CallsSuite(), PeersSuite(), TcpSuite(), RecoverySuite(),
+)  # fmt: skip
+_SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
 
 
 def suite_names() -> list[str]:

@@ -42,7 +42,7 @@ class Suite(abc.ABC):
     name: ClassVar[str]
     question: ClassVar[str]
     always: ClassVar[bool] = True
-    """Part of a run that names no suite; False for what is about other people's software."""
+    """Part of a run that names no suite; False for what is about other people's software, or about TCP alone."""
     share: ClassVar[float] = 1.0
     """The part of the plan's seconds that a visit measures."""
 

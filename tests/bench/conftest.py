@@ -16,7 +16,8 @@ def flag(argv: Sequence[str], name: str, default: str = "") -> str:
 
 
 class FakeRunner:
-    """Answers `stackcore run`, `stackcore.calls`, `bench.peers.run` and `shmq-ref` plausibly and remembers what was asked.
+    """Answers `stackcore run`, `stackcore.calls`, `stackcore.tcp.*`, `bench.peers.run` and `shmq-ref` plausibly; remembers what
+    was asked.
 
     Rates are fixed per mode: duplicated is 1.25 times as fast as shared-rwlock, with a little noise from a counter.
     `override` may answer first; it returns None for what it leaves to the stand-in.
@@ -51,6 +52,12 @@ class FakeRunner:
             return 0, {"ns_per_call": {"recv": 50 * slow * noise, "epoll_wait": 80 * slow * noise}, "processes": processes}
         if "bench.peers.run" in argv:
             return self._peer(argv)
+        if "stackcore.tcp.speed" in argv:
+            return self._speed(argv)
+        if "stackcore.tcp.queue_cost" in argv:
+            return self._queue_cost()
+        if "transfer" in argv:
+            return self._transfer(argv)
         if "fanout" in argv:
             return self._fanout(argv)
         return self._http(argv)
@@ -62,6 +69,41 @@ class FakeRunner:
         errors = {"lost": 0, "duplicate": 0, "misplaced": 0, "corrupt": 0}
         figures = {"trip_ns": ns, "p50_ns": ns, "p99_ns": 3 * ns, "cpu_share": 0.001, "operations": 1000, "ns": ns}
         return 0, {"peer": peer, "kind": kind, "errors": errors, **figures}
+
+    def _speed(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
+        """400 ns a segment and 200 more for a frame of one; a request takes twice as long when it goes anywhere."""
+        noise = 1 + 0.01 * (len(self.commands) % 5)
+        ns = (400 + 200 / int(flag(argv, "--frame", "256"))) * noise
+        spread = {"p10": 0.9 * ns, "p50": ns, "p90": 1.2 * ns, "p99": 2 * ns}
+        return 0, {
+            "ns_per_segment": ns, "segments": 1000, "bytes_per_s": 1460e9 / ns, "step_ns_per_segment": spread,
+            "ns_per_request": 2 * ns * (2 if "--anywhere" in argv else 1), "requests": 500,
+            "record_bytes_per_connection": 750.0, "resident_bytes_per_connection": 2000.0,
+        }  # fmt: skip
+
+    def _queue_cost(self) -> tuple[int, dict[str, Any]]:
+        looks = {"unchecked": 6.0, "state-aware": 7.0, "generation": 6.5, "purge": 6.0, "flag": 4.0}
+        return 0, {
+            "connections": 16,
+            "modes": {
+                mode: {"connections": 16, "rounds": 9, "ns": {"program": 14.0, "look": ns, "stale": ns,
+                                                              "free": 4.0 if mode == "purge" else 0.0}}
+                for mode, ns in looks.items()
+            },
+        }  # fmt: skip
+
+    def _transfer(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
+        """Crashes are three times the percentage of loss, unchecked only; goodput falls with the loss."""
+        loss, clients = float(flag(argv, "--loss", "0")), int(flag(argv, "--clients"))
+        crashes = int(300 * loss) if flag(argv, "--recovery") == "unchecked" else 0
+        recovery = {
+            "crashes": crashes, "strangers": 0, "freed_queued": int(300 * loss), "dropped": 5, "retransmits": int(1e4 * loss),
+            "queue_ns": {"p50": 1e5, "p99": 1e6}, "close_to_free_ns": {"p50": 3e7, "p99": 9e7},
+        }  # fmt: skip
+        return int(crashes > 0), {
+            "requests": clients, "requests_per_s": 100.0, "bytes_per_s": 2e9 / (1 + 100 * loss), "wall_s": 40.0,
+            "transfers": {"completed": clients, "slowest_ns": 3e9}, "recovery": recovery, "errors": {"lost": 0},
+        }  # fmt: skip
 
     def _http(self, argv: list[str]) -> tuple[int, dict[str, Any]]:
         listener, workers = flag(argv, "--listener"), int(flag(argv, "--workers"))

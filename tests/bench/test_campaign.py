@@ -38,9 +38,16 @@ def run(name, runner, folder, plan=QUICK):
 def test_all_suites_run_print_and_write_their_files(runner, tmp_path, console):
     assert run_suites(suite_names(), QUICK, tmp_path / "out", console, runner=runner) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"floor.json", "listener.json", "events.json", "calls.json", "peers.json", "raw", "report.html"}
+    assert names == {"floor.json", "listener.json", "events.json", "calls.json", "peers.json", "tcp.json",
+                     "recovery.json", "raw", "report.html"}  # fmt: skip
     console.file.flush()
-    for title in ("Distance to plain C", "D3: duplicated listeners", "D2: events beyond maxevents", "Socket calls"):
+    for title in (
+        "Distance to plain C",
+        "D3: duplicated listeners",
+        "D2: events beyond maxevents",
+        "Socket calls",
+        "D1: entries",
+    ):
         assert title in printed(tmp_path)
 
 
