@@ -216,6 +216,9 @@ def _check_network(values: dict[str, Any], given: dict[str, Any]) -> None:
             values["wire"] = "shm"
         if values["wire"] == "sim" and values["listener"] != "duplicated":
             raise ConfigError("--wire sim has its workers in one process: only --listener duplicated makes sense there")
+        for flag in ("unread", "abort"):
+            if values[flag] and values["workload"] != "transfer":
+                raise ConfigError(f"--{flag} provokes clients of the workload transfer, not of {values['workload']}")
         if values["unread"] + values["abort"] > 1:
             raise ConfigError("--unread and --abort are fractions of the same clients: together at most 1")
         return
