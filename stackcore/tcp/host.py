@@ -130,13 +130,12 @@ class Host:
         """Run the timers that are due, and take all that can be sent now, in order."""
         self.advance(now)
         packets: list[bytes] = []
-        while True:
+        used = 1
+        while used:  # the retransmit pass has a budget per step: what is over it goes with the next
             used = transmit_step(self.tcp, self._out, self._out_lengths, self.now_ns)
             for i in range(used):
                 packets.append(self._out[i, HEADROOM : HEADROOM + self._out_lengths[i]].tobytes())
             self._take_notes()
-            if not used or not engine.tcp_pending(self.tcp):
-                break
         if self.pcap:
             for packet in packets:
                 self.pcap.put(packet, self.now_ns)

@@ -457,6 +457,18 @@ def test_next_timer_is_kept() -> None:
     assert sent == 6 and socket.poll() & ERR
 
 
+def test_what_is_over_the_retransmit_budget_goes_at_once() -> None:
+    """The budget is per step; a transmit goes on until there is nothing left to send now."""
+    pair = Pair(budget=1)
+    clients = [pair.connect(port)[0] for port in (80, 81, 82)]
+    pair.cut()
+    for client in clients:
+        client.send(b"lost")
+    start = len(pair.sent)
+    pair.run(0.25)
+    assert [round(when / 1e9 - pair.sent[start][0] / 1e9, 1) for when, _, _ in pair.sent[start:]] == [0] * 3 + [0.2] * 3
+
+
 def test_a_packet_that_is_too_long_is_dropped() -> None:
     host = Host(HostConfig(seed=1, mtu=576))
     host.receive(bytes(577), 0.0)
