@@ -170,7 +170,7 @@ class Simulation:
         self.pcap = PcapWriter(Path(config.pcap), buffer=64 << 20) if config.pcap else None
         self.frames.cfg[0]["captures"] = int(self.pcap is not None)
         self.capture = self.pcap.capture if self.pcap else no_capture()
-        self.now, self.ticks = START_NS, 0
+        self.now, self.ticks, self.stuck = START_NS, 0, False
         self.apps: list[_App] = []
         for i in range(config.workers):
             self.core.wrk[i]["state"], self.core.wrk[i]["generation"] = abi.WORKER_ATTACHED, 1
@@ -218,7 +218,7 @@ class Simulation:
         return min((int(at) for at in times if at >= 0), default=-1)
 
     def advance(self, until: int, finished: Callable[[], bool]) -> bool:
-        """Drive until ``finished()`` (True) or the virtual time ``until`` (False). LaunchError when nothing is left to do."""
+        """Drive until ``finished()`` (True) or the virtual time ``until`` (False). ``stuck``: nothing would ever happen again."""
         quiet = 0
         while self.now < until:
             quiet = 0 if self.tick() > 0 else quiet + 1
@@ -228,9 +228,8 @@ class Simulation:
                 self.now += TICK_NS
                 continue
             at = self.soonest()
-            if at < 0:
-                return False
-            self.now = max(self.now + 1, min(at, until))
+            self.stuck = at < 0
+            self.now = until if self.stuck else max(self.now + 1, min(at, until))
         return finished()
 
     def run(self, progress: Callable[[float, int], None] | None = None) -> Result:
@@ -260,11 +259,10 @@ class Simulation:
         limit = self.now + int(self.config.limit * 1e9)
         finished = lambda: bool(done(self.player))  # noqa: E731
         while not finished() and self.now < limit:
-            before = self.now
             self.advance(min(limit, self.now + 100_000_000), finished)
             if progress is not None:
                 progress(int(self.found[0]["requests"]) / self.config.clients, int(self.found[0]["requests"]))
-            if self.now == before:
+            if self.stuck:
                 notes.append("nothing is left to happen, and transfers are missing")
                 break
         self._enter(abi.PHASE_DRAIN)

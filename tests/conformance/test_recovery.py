@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 
 import stackcore.native  # noqa: F401  (before any module with kernels)
-import workloads
-from stackcore import configuration
 from stackcore.result import Result
-from stackcore.simulate import simulate
 from stackcore.tcp.retransmit.switches import POLICY, RECOVERY
 from stackcore.tcp.state import F_QUEUED, OPEN
 from tests.conformance.dispatching import MSS, WINDOW, Core, Sent
+from tests.stackcore.simulated import simulated
 from tests.tcp.pair import Faults, Pair, Talker
 
 MODES = [mode.name for mode in RECOVERY]
@@ -352,14 +350,9 @@ def test_every_byte_arrives(recovery: str, policy: str) -> None:
 def transfer(recovery: str, seed: int = 1, **given: Any) -> Result:
     """A run under the simulator that provokes what D1 is about: little budget, much loss, clients that are cut."""
     settings: dict[str, Any] = {
-        "clients": CLIENTS, "size": 60_000, "loss": 0.1, "unread": 0.5, "abort": 0.3, "budget": 1, "wire": "sim", "fifo": 16384,
+        "clients": CLIENTS, "size": 60_000, "loss": 0.1, "unread": 0.5, "abort": 0.3, "budget": 1, "fifo": 16384,
     }  # fmt: skip
-    config = configuration.make(workload="transfer", recovery=recovery, seed=seed, **settings | given)
-    prepared = workloads.load("transfer").prepare(config)
-    try:
-        return simulate(config, prepared)
-    finally:
-        prepared.close()
+    return simulated("transfer", recovery=recovery, seed=seed, **settings | given)
 
 
 @pytest.mark.parametrize("recovery", CHECKED)
