@@ -14,6 +14,7 @@ from stackcore import configuration
 from stackcore.core.client import ClientConfig
 from stackcore.core.tcp import TcpTransportConfig
 from stackcore.tcp.config import HostConfig, packed_address
+from stackcore.tcp.memory import PORTS
 from stackcore.wire.link import LinkConfig
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.2"
@@ -57,9 +58,11 @@ def server_host(config: Any) -> partial[HostConfig]:
 
 
 def client_host(config: Any) -> HostConfig:
-    """The TCP of the other side: no provocations of its own, room for every client twice."""
+    """The TCP of the other side: no provocations of its own, room for every client twice. Clients that close their connections
+    leave them in TIME-WAIT, as many as there are ports: what limits their rate must not be this."""
+    waiting = PORTS if config.requests_per_connection else 0
     return HostConfig(
-        addr=CLIENT, mtu=config.mtu, seed=config.seed + 1, cc=config.cc, connections=4 * config.clients + 64,
+        addr=CLIENT, mtu=config.mtu, seed=config.seed + 1, cc=config.cc, connections=4 * config.clients + 64 + waiting,
         slots=2 * config.clients + 16, fifo=config.fifo, frame=config.frame, msl=CLIENT_MSL_S, rto_init=config.rto_init,
         nagle=config.nagle == "on",
     )  # fmt: skip
