@@ -40,6 +40,14 @@ int64_t sc_x_event_publish(int64_t producer, int64_t n)
     return shmq_ring_wake_consumer(p);
 }
 
+/* Ask for `count` cache lines, `stride` bytes apart; any address will do. */
+int64_t sc_x_prefetch(int64_t at, int64_t count, int64_t stride)
+{
+    for (int64_t i = 0; i < count; i++)
+        __builtin_prefetch((const uint8_t *)at + i * stride, 1);
+    return 0;
+}
+
 /* The other process wrote these lines last: ask for the fifo's header and the bytes at the own cursor while
  * there is other work to do. write: this end is going to change the header and the bytes. */
 int64_t sc_x_prefetch_end(int64_t end, int64_t write)
@@ -120,7 +128,7 @@ int64_t sc_x_cell_clear(int64_t cell)
 
 #define SC_SYMBOLS(S) \
     S(sc_x_bind_producer) S(sc_x_bind_consumer) S(sc_x_cell_announce) S(sc_x_cell_clear) \
-    S(sc_x_event_put) S(sc_x_event_publish) S(sc_x_prefetch_end) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
+    S(sc_x_event_put) S(sc_x_event_publish) S(sc_x_prefetch) S(sc_x_prefetch_end) S(sc_x_event_read) S(sc_x_load32) S(sc_x_store32) S(sc_x_load64) S(sc_x_store64) S(sc_x_reply) S(sc_x_busy)
 
 /* ---- the description ---- */
 

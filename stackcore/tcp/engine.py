@@ -12,6 +12,7 @@ from stackcore.native import fifo_avail, fifo_clear_event, fifo_room
 from stackcore.tcp.closing import tcp_abort, tcp_close, tcp_shutdown
 from stackcore.tcp.header import possible_sender
 from stackcore.tcp.input import tcp_input
+from stackcore.tcp.lookahead import fetch_ready, worthwhile
 from stackcore.tcp.opening import start
 from stackcore.tcp.output import send_connection, send_strays
 from stackcore.tcp.pool import accepted, con_alloc, con_free, enter, find, rx_end, slot_take, slots_left, take_note, tx_end
@@ -57,6 +58,9 @@ def tcp_output(t, buf, lengths, used, now):
     cfg["now"] = now
     used = send_strays(t, buf, lengths, used)
     visits = cfg["ready_tail"] - cfg["ready_head"]
+    soon = min(visits, cfg["frame"] - used)
+    if worthwhile(t, soon):
+        fetch_ready(t, soon)
     while visits > 0 and used < cfg["frame"]:
         visits -= 1
         c = int(t.ready[cfg["ready_head"] & cfg["con_mask"]])

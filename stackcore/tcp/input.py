@@ -13,6 +13,7 @@ from stackcore.native import fifo_pos, fifo_set_event
 from stackcore.tcp.ack import acceptable_ack, process_ack
 from stackcore.tcp.closing import abort, peer_closed, reset_by_peer, time_wait_again
 from stackcore.tcp.header import parse
+from stackcore.tcp.lookahead import fetch_received, is_for, worthwhile
 from stackcore.tcp.opening import find_listener, no_connection, syn_for_listener, syn_received, syn_sent
 from stackcore.tcp.pieces import pieces_count, put_bytes
 from stackcore.tcp.pool import con_free, find, finish, note, rx_end
@@ -352,13 +353,18 @@ def tcp_input(t, buf, lengths, n, now):
     cfg["now"] = now
     stat = t.stat[0]
     seg = t.seg[0]
+    ahead = worthwhile(t, n)
+    if ahead:
+        fetch_received(t, buf, n)
     for i in range(n):
         stat["segments_in"] += 1
         reason = parse(cfg, buf, i, lengths[i], seg)
         if reason >= 0:
             t.dropped[reason] += 1
             continue
-        c = find(t, seg["dst"], seg["dport"], seg["src"], seg["sport"])
+        c = int(t.look[i]) if ahead else -1
+        if c < 0 or not is_for(t.con[c], seg):
+            c = find(t, seg["dst"], seg["dport"], seg["src"], seg["sport"])
         if c < 0:
             no_connection(t, seg, now)
             continue

@@ -3,6 +3,7 @@
 
 Host ``a`` connects and sends, host ``b`` listens and answers. The frame that one fills is the frame that the other reads:
 no link, no copy in between, so what remains is TCP itself with its fifos, and the application's copy in and comparison out.
+The applications take events by the vector, as the session layer does, and ask for the memory of a vector before they use it.
 The clock is virtual and moves by ``TICK`` per step, so timers run, but nothing ever waits.
 
 Promise: every byte that arrives is compared with what was sent; ``wrong`` counts the places where they differ.
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from stackcore.abi import abi
 from stackcore.bundle import Bundle
 from stackcore.histogram import bucket_of
 from stackcore.kernel import kernel
@@ -27,6 +29,7 @@ from stackcore.native import (
     fifo_want,
     fifo_write,
     now_ns,
+    prefetch,
 )
 from stackcore.tcp.engine import (
     take_note,
@@ -41,7 +44,7 @@ from stackcore.tcp.engine import (
 )
 from stackcore.tcp.memory import HEADERS
 from stackcore.tcp.pool import END_BYTES
-from stackcore.tcp.state import NOTE_ACCEPT, NOTE_CONNECTED, NOTE_RX, NOTE_TX_ROOM
+from stackcore.tcp.state import MAX_FRAME, NOTE_ACCEPT, NOTE_CONNECTED, NOTE_RX, NOTE_TX_ROOM
 
 TICK = 10_000
 """Virtual ns of a step."""
@@ -52,6 +55,7 @@ PATTERN = 1 << 16
 """The bulk stream repeats itself after so many bytes."""
 BULK, ECHO = range(2)
 _EVERYTHING = 1 << 62
+_LINE = 64
 _LCG, _LCG_ADD, _LCG_MASK = 6364136223846793005, 1442695040888963407, (1 << 62) - 1
 
 DRIVE = np.dtype(
@@ -74,6 +78,8 @@ class Pair(Bundle):
     """DRIVE[1]"""
     busy: np.ndarray[Any, Any]
     """uint8[slots of ``a``]: a request is under way"""
+    noted: np.ndarray[Any, Any]
+    """int32[MAX_FRAME]: slots that are being looked at"""
     hist: np.ndarray[Any, Any]
     """int64[SC_LATENCY_BUCKETS]: picoseconds per segment of each step"""
 
@@ -139,12 +145,27 @@ def next_slot(a, p, slot):
 
 
 @kernel
-def notes_of_a(a, p):
-    cfg = p.cfg[0]
-    while True:
-        slot = take_note(a)
+def collect(t, p, ends):
+    """Slots with notes, at most a vector of them, and the memory that the application will touch: how many."""
+    n = 0
+    while n < MAX_FRAME:
+        slot = take_note(t)
         if slot < 0:
-            return
+            break
+        p.noted[n] = slot
+        prefetch(ends + 2 * slot * END_BYTES, 2, _LINE)
+        n += 1
+    return n
+
+
+@kernel
+def notes_of_a(a, p):
+    """What host ``a`` has to say; True when there may be more. Requests go out after all answers were taken."""
+    cfg = p.cfg[0]
+    n = collect(a, p, cfg["ends_a"])
+    requests = 0
+    for i in range(n):
+        slot = int(p.noted[i])
         bits = int(a.slot[slot]["note"])
         a.slot[slot]["note"] = 0
         if bits & NOTE_CONNECTED:
@@ -156,19 +177,36 @@ def notes_of_a(a, p):
             fifo_clear_event(end)
             if fifo_avail(end, _EVERYTHING) >= cfg["message"]:
                 take(a, p, cfg["ends_a"], slot, cfg["message"])
-                cfg["requests"] += 1
-                send_message(a, p, cfg["ends_a"], next_slot(a, p, slot))
+                p.noted[requests] = next_slot(a, p, slot)  # behind what was looked at
+                requests += 1
         else:
             cfg["failed"] += 1
+    cfg["requests"] += requests
+    send_requests(a, p, requests)
+    return n == MAX_FRAME
+
+
+@kernel
+def send_requests(a, p, n):
+    """One on each of the first ``n`` slots of ``p.noted``, whose memory nobody may have touched for long."""
+    cfg = p.cfg[0]
+    if cfg["anywhere"] != 0:
+        for i in range(n):
+            slot = int(p.noted[i])
+            prefetch(cfg["ends_a"] + 2 * slot * END_BYTES, 2, _LINE)
+            prefetch(a.slot.ctypes.data + slot * a.slot.itemsize, 1, _LINE)
+            prefetch(a.cfg[0]["fifos_at"] + slot * a.cfg[0]["fifo_stride"], 4, abi.LINE)
+    for i in range(n):
+        send_message(a, p, cfg["ends_a"], int(p.noted[i]))
 
 
 @kernel
 def notes_of_b(b, p):
+    """What host ``b`` has to say; True when there may be more."""
     cfg = p.cfg[0]
-    while True:
-        slot = take_note(b)
-        if slot < 0:
-            return
+    n = collect(b, p, cfg["ends_b"])
+    for i in range(n):
+        slot = int(p.noted[i])
         bits = int(b.slot[slot]["note"])
         b.slot[slot]["note"] = 0
         if bits & NOTE_ACCEPT:
@@ -185,6 +223,7 @@ def notes_of_b(b, p):
             elif avail >= cfg["message"]:
                 take(b, p, cfg["ends_b"], slot, cfg["message"])
                 send_message(b, p, cfg["ends_b"], slot)
+    return n == MAX_FRAME
 
 
 # ---- one step ----
@@ -206,10 +245,12 @@ def step(a, b, fa, fb, p):
     cfg["steps"] += 1
     there = fill(a, fa, cfg["now"])
     tcp_input(b, fa.tx, fa.tx_len, there, cfg["now"])
-    notes_of_b(b, p)
+    while notes_of_b(b, p):
+        pass
     back = fill(b, fb, cfg["now"])
     tcp_input(a, fb.tx, fb.tx_len, back, cfg["now"])
-    notes_of_a(a, p)
+    while notes_of_a(a, p):
+        pass
     return there + back
 
 

@@ -26,7 +26,7 @@ from stackcore.tcp.engine import listen_open
 from stackcore.tcp.memory import END_WORDS, HEADERS, new_tcp
 from stackcore.tcp.pairing import BULK, DRIVE, ECHO, FIRST_PORT, PATTERN, PER_PORT, Pair, begin, connect_all, run_until
 from stackcore.tcp.sockets import new_ends
-from stackcore.tcp.state import REASONS, Tcp
+from stackcore.tcp.state import MAX_FRAME, REASONS, Tcp
 from stackcore.wire.frames import new_frames
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.2"
@@ -75,7 +75,9 @@ class Hosts:
         self._ends = new_ends(count), new_ends(count)
         self._pattern = np.random.default_rng(1).integers(0, 256, PATTERN, "u1")
         self._pattern = np.concatenate([self._pattern] * (2 + plan.fifo // PATTERN))
-        self.pair = Pair(cfg=np.zeros(1, DRIVE), busy=np.zeros(count, "u1"), hist=np.zeros(BUCKETS, "i8"))
+        self.pair = Pair(
+            cfg=np.zeros(1, DRIVE), busy=np.zeros(count, "u1"), noted=np.zeros(MAX_FRAME, "i4"), hist=np.zeros(BUCKETS, "i8")
+        )
         self._set(self.pair.cfg[0])
         self._connect()
         self.resident_bytes = resident_bytes() - before

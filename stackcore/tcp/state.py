@@ -246,6 +246,8 @@ class Tcp(Bundle):
     """ENTRY[as many]: the same entries by deadline, for the policy that wants them so"""
     stray: np.ndarray[Any, Any]
     """STRAY[256]"""
+    look: np.ndarray[Any, Any]
+    """int32[MAX_FRAME]: whose the packets of a vector seem to be, before they are parsed"""
     seg: np.ndarray[Any, Any]
     """SEGMENT[1]: the segment being processed"""
     stat: np.ndarray[Any, Any]
