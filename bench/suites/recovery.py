@@ -24,9 +24,12 @@ DEFECT, OUTLINE = "unchecked", "state-aware"
 HANDLES = ("generation", "purge", "flag")
 """They look at the handle, or leave nothing behind: no stranger, ever."""
 MODES = (DEFECT, OUTLINE, *HANDLES)
-LOSSES = (0.0, 0.001, 0.01, 0.03)
+Point = tuple[float, int]
+FRAME, SCARCE = 256, 1
+POINTS = ((0.0, FRAME), (0.001, FRAME), (0.01, FRAME), (0.03, FRAME), (0.03, SCARCE))
+"""(loss, budget). The last lets entries pile up behind the budget as they do where a frame is little beside the load."""
 SEEDS = {True: 1, False: 6}
-CLIENTS = {True: 600, False: 3600}
+CLIENTS = {True: 1200, False: 3600}
 SIZE = {True: "64K", False: "256K"}
 COST = "cost"
 STEPS = {
@@ -41,14 +44,15 @@ class RecoverySuite(Suite):
 
     def cells(self, plan: Plan) -> list[Cell]:
         seeds = range(1, 1 + (plan.rounds or SEEDS[plan.quick]))
-        cells = [self._cell(plan, loss, mode, seed) for seed in seeds for loss in LOSSES for mode in MODES]
+        cells = [self._cell(plan, point, mode, seed) for seed in seeds for point in POINTS for mode in MODES]
         argv = ("stackcore.tcp.queue_cost", "--seconds", f"{plan.seconds / 3:.3f}", "--json")
         return [*cells, Cell(self.name, COST, "queue", argv, plan.repeat(6, 10))]
 
-    def _cell(self, plan: Plan, loss: float, mode: str, seed: int) -> Cell:
-        factors = {"recovery": mode, "loss": loss, "seed": seed, "clients": CLIENTS[plan.quick], "size": SIZE[plan.quick]}
+    def _cell(self, plan: Plan, point: Point, mode: str, seed: int) -> Cell:
+        factors = {"recovery": mode, "loss": point[0], "budget": point[1], "seed": seed}
+        factors |= {"clients": CLIENTS[plan.quick], "size": SIZE[plan.quick]}
         argv = run_arguments("transfer", plan, transport="tcp", wire="sim", **factors)
-        return Cell(self.name, group_name(loss), mode, argv, 1, mode == DEFECT, factors)
+        return Cell(self.name, group_name(point), mode, argv, 1, mode == DEFECT, factors)
 
     def measure(self, cell: Cell, result: Mapping[str, Any]) -> dict[str, Measurement]:
         """Virtual seconds per transfer; of the queue's own steps, real seconds."""
@@ -62,25 +66,26 @@ class RecoverySuite(Suite):
         }
 
     def analyse(self, records: Records) -> Analysis:
-        points = [(loss, mode) for loss in LOSSES for mode in MODES if _seen(records, loss, mode)]
+        points = [(point, mode) for point in POINTS for mode in MODES if _seen(records, point, mode)]
         tables = [_harm_table(records, points), _clients_table(records, points), _cost_table(records)]
         findings = [*_harm_findings(records), *_goodput_findings(records), *_cost_findings(records)]
         findings = findings or ["No visit of this suite ended with a result."]
         return Analysis(self.question, findings, [table for table in tables if table.rows], _charts(records, points))
 
 
-def group_name(loss: float) -> str:
-    """Return the group's name: `0.1 % loss`."""
-    return f"{100 * loss:g} % loss"
+def group_name(point: Point) -> str:
+    """Return the group's name: `0.1 % loss`, or `3 % loss, budget 1`."""
+    loss, budget = point
+    return f"{100 * loss:g} % loss" + ("" if budget == FRAME else f", budget {budget}")
 
 
-def _seen(records: Records, loss: float, mode: str) -> list[Visit]:
+def _seen(records: Records, point: Point, mode: str) -> list[Visit]:
     """Every visit that printed a result, wrong ones included: harm must never drop out of a sum."""
-    return [v for v in records.visits if v.group == group_name(loss) and v.mode == mode and v.result is not None]
+    return [v for v in records.visits if v.group == group_name(point) and v.mode == mode and v.result is not None]
 
 
 def _of_mode(records: Records, mode: str) -> list[Visit]:
-    return [visit for loss in LOSSES for visit in _seen(records, loss, mode)]
+    return [visit for point in POINTS for visit in _seen(records, point, mode)]
 
 
 def _by_seed(visits: Sequence[Visit], path: str) -> dict[int, float]:
@@ -98,45 +103,50 @@ def _scaled(visits: Sequence[Visit], path: str, scale: float) -> str:
 _POINT = [Column("loss", numeric=False), Column("mode", numeric=False)]
 
 
-def _harm_table(records: Records, points: Sequence[tuple[float, str]]) -> Table:
+def _harm_table(records: Records, points: Sequence[tuple[Point, str]]) -> Table:
     counts = ("crashes", "strangers", "freed_queued", "dropped", "retransmits")
     columns = [*_POINT, Column("crashes"), Column("strangers"), Column("freed while queued"), Column("dropped")]
-    columns += [Column("retransmits"), Column("in queue p50 ms"), Column("p99 ms")]
+    columns += [Column("retransmits"), Column("depth"), Column("in queue p50 ms"), Column("p99 ms")]
     rows = []
-    for loss, mode in points:
-        visits = _seen(records, loss, mode)
+    for point, mode in points:
+        visits = _seen(records, point, mode)
         sums = [count(total_of(visits, f"recovery.{name}")) for name in counts]
         waits = [_scaled(visits, f"recovery.queue_ns.{q}", 1e6) for q in ("p50", "p99")]
-        rows.append([group_name(loss), mode, *sums, *waits])
+        depth = number(median_of(visits, "recovery.max_depth"))
+        rows.append([group_name(point), mode, *sums, depth, *waits])
     seeds = len({visit.factors["seed"] for visit in records.visits if "seed" in visit.factors})
     notes = [
-        f"Sums over {seeds} seeds, the same for all modes; times are medians over seeds, virtual. Crashes: accesses to a freed "
+        f"Sums over the seeds ({seeds}), the same for all modes; times are medians over seeds, virtual. Crashes: accesses to a freed "
         "connection, counted in the simulator; a real core dies of the first. Strangers: segments that the pass sent for an "
-        "entry whose connection was another one by then. Dropped: entries that the mode found invalid, or of no more use."
+        "entry whose connection was another one by then. Dropped: entries that the mode found invalid, or of no more use. "
+        f"Depth: most entries at once. The budget of a pass is {FRAME} segments unless the row says another."
     ]
     return Table("D1: entries that outlive their connection", columns, rows, notes)
 
 
-def _clients_table(records: Records, points: Sequence[tuple[float, str]]) -> Table:
+def _clients_table(records: Records, points: Sequence[tuple[Point, str]]) -> Table:
     columns = [*_POINT, Column("goodput MB/s"), Column(f"x {OUTLINE} [95 %]"), Column("slowest client s")]
     columns += [Column("close to free p50 ms"), Column("p99 ms"), Column("completed")]
     rows = []
-    for loss, mode in points:
-        visits = _seen(records, loss, mode)
-        ratio = _goodput_ratio(records, loss, mode)
+    for point, mode in points:
+        visits = _seen(records, point, mode)
+        ratio = _goodput_ratio(records, point, mode)
         rows.append([
-            group_name(loss), mode, _scaled(visits, "bytes_per_s", 1e6), str(ratio) if ratio else MISSING,
+            group_name(point), mode, _scaled(visits, "bytes_per_s", 1e6), str(ratio) if ratio else MISSING,
             _scaled(visits, "transfers.slowest_ns", 1e9), _scaled(visits, "recovery.close_to_free_ns.p50", 1e6),
             _scaled(visits, "recovery.close_to_free_ns.p99", 1e6), count(total_of(visits, "transfers.completed")),
         ])  # fmt: skip
-    notes = ["Virtual time, medians over seeds. Close to free: from the application's close to the end of the connection."]
+    notes = [
+        "Virtual time, medians over seeds. Goodput: all bytes over the time that the slowest client took, whom a few timeouts in a "
+        "row hold up for seconds. Close to free: from the application's close to the end of the connection."
+    ]
     return Table("D1: what the clients see", columns, rows, notes)
 
 
-def _goodput_ratio(records: Records, loss: float, mode: str) -> Ratio | None:
+def _goodput_ratio(records: Records, point: Point, mode: str) -> Ratio | None:
     if mode == OUTLINE:
         return None
-    return paired_ratio(*(_by_seed(_seen(records, loss, name), "bytes_per_s") for name in (mode, OUTLINE)))
+    return paired_ratio(*(_by_seed(_seen(records, point, name), "bytes_per_s") for name in (mode, OUTLINE)))
 
 
 def _cost_table(records: Records) -> Table:
@@ -199,15 +209,15 @@ def _harm(mode: str, crashes: int, strangers: int) -> str:
 
 def _goodput_findings(records: Records) -> list[str]:
     """Name the mode whose goodput differs most from the outline's, where there is an interval."""
-    ratios = [(r, loss, mode) for loss in LOSSES for mode in HANDLES if (r := _goodput_ratio(records, loss, mode))]
+    ratios = [(r, point, mode) for point in POINTS for mode in HANDLES if (r := _goodput_ratio(records, point, mode))]
     judged = [item for item in ratios if item[0].low is not None]
     if not judged:
         return []
     differing = [item for item in judged if item[0].verdict != "no difference shown"]
     if not differing:
         return [f"In goodput no mode is shown to differ from {OUTLINE} at any loss ({len(judged)} comparisons)."]
-    ratio, loss, mode = max(differing, key=lambda item: abs(item[0].value - 1))
-    return [f"In goodput {mode} differs most from {OUTLINE}: {ratio} times at {group_name(loss)}."]
+    ratio, point, mode = max(differing, key=lambda item: abs(item[0].value - 1))
+    return [f"In goodput {mode} differs most from {OUTLINE}: {ratio} times at {group_name(point)}."]
 
 
 def _cost_findings(records: Records) -> list[str]:
@@ -225,24 +235,24 @@ def _cost_findings(records: Records) -> list[str]:
     return said
 
 
-def _charts(records: Records, points: Sequence[tuple[float, str]]) -> list[Chart]:
+def _harmed(visits: Sequence[Visit]) -> int:
+    return sum(total_of(visits, f"recovery.{name}") or 0 for name in ("crashes", "strangers"))
+
+
+def _charts(records: Records, points: Sequence[tuple[Point, str]]) -> list[Chart]:
     if not points:
         return []
-    losses = [loss for loss in LOSSES if any(point[0] == loss for point in points)]
-    x = [group_name(loss) for loss in losses]
+    shown = [point for point in POINTS if any(seen == point for seen, _ in points)]
+    x = [group_name(point) for point in shown]
 
-    def over_losses(path: str, scale: float) -> list[Series]:
-        values = {mode: [median_of(_seen(records, loss, mode), path) for loss in losses] for mode in MODES}
+    def over_points(path: str, scale: float) -> list[Series]:
+        values = {mode: [median_of(_seen(records, point, mode), path) for point in shown] for mode in MODES}
         return [Series(mode, [None if v is None else v / scale for v in values[mode]]) for mode in MODES]
 
-    harm = [
-        Series(mode, [(total_of(_seen(records, loss, mode), "recovery.crashes") or 0)
-                      + (total_of(_seen(records, loss, mode), "recovery.strangers") or 0) for loss in losses])
-        for mode in MODES
-    ]  # fmt: skip
+    harm = [Series(mode, [_harmed(_seen(records, point, mode)) for point in shown]) for mode in MODES]
     return [
         Chart("bars", "Crashes and strangers' segments", "", "count", x, harm, "Sums over all seeds."),
-        Chart("lines", "Goodput", "", "MB/s", x, over_losses("bytes_per_s", 1e6)),
-        Chart("lines", "Slowest client", "", "s", x, over_losses("transfers.slowest_ns", 1e9), log=True),
-        Chart("lines", "From close to free, 99th percentile", "", "ms", x, over_losses("recovery.close_to_free_ns.p99", 1e6)),
+        Chart("bars", "Goodput", "", "MB/s", x, over_points("bytes_per_s", 1e6)),
+        Chart("bars", "Slowest client", "", "s", x, over_points("transfers.slowest_ns", 1e9), log=True),
+        Chart("bars", "From close to free, 99th percentile", "", "ms", x, over_points("recovery.close_to_free_ns.p99", 1e6)),
     ]

@@ -97,7 +97,8 @@ class FakeRunner:
         loss, clients = float(flag(argv, "--loss", "0")), int(flag(argv, "--clients"))
         crashes = int(300 * loss) if flag(argv, "--recovery") == "unchecked" else 0
         recovery = {
-            "crashes": crashes, "strangers": 0, "freed_queued": int(300 * loss), "dropped": 5, "retransmits": int(1e4 * loss),
+            "crashes": crashes, "strangers": 0, "freed_queued": int(300 * loss), "dropped": 5, "max_depth": 40,
+            "retransmits": int(1e4 * loss),
             "queue_ns": {"p50": 1e5, "p99": 1e6}, "close_to_free_ns": {"p50": 3e7, "p99": 9e7},
         }  # fmt: skip
         return int(crashes > 0), {

@@ -12,7 +12,7 @@ from bench.campaign import Campaign
 from bench.report import write_report
 from bench.runner import Outcome
 from bench.suites import Plan, get_suite
-from bench.suites.recovery import LOSSES, MODES
+from bench.suites.recovery import MODES, POINTS
 from bench.suites.tcp import ENGINE, FRAMES, IDLE, MANY, idle_mode
 
 QUICK, FULL = Plan.make(quick=True), Plan.make(quick=False)
@@ -96,9 +96,9 @@ def test_every_mode_sees_the_same_seeds_at_every_loss(runner, tmp_path):
     seen = {}
     for argv in runner.visits:
         if "transfer" in argv:
-            point = argument(argv, "--loss"), argument(argv, "--recovery")
+            point = argument(argv, "--loss"), argument(argv, "--budget"), argument(argv, "--recovery")
             seen.setdefault(point, []).append(argument(argv, "--seed"))
-    assert len(seen) == len(LOSSES) * len(MODES)
+    assert len(seen) == len(POINTS) * len(MODES)
     assert {tuple(seeds) for seeds in seen.values()} == {("1", "2", "3", "4", "5", "6")}
     assert not records.problems(), "unchecked is a control: its crashes are findings"
 
@@ -111,7 +111,7 @@ def test_modes_alternate_within_a_loss(runner, tmp_path):
 
 def test_crashes_of_unchecked_are_counted_and_the_others_have_none(runner, tmp_path):
     said = findings("recovery", runner, tmp_path)
-    assert any(line.startswith("unchecked: 12 accesses to a freed connection") for line in said)
+    assert any(line.startswith("unchecked: 21 accesses to a freed connection") for line in said)
     assert any(line.startswith("generation: 0 accesses") and "as it must be" in line for line in said)
 
 
@@ -126,7 +126,7 @@ def test_a_correct_mode_that_serves_a_stranger_is_called_wrong(runner, tmp_path)
     runner.override = strange
     said = findings("recovery", runner, tmp_path)
     assert any(line.startswith("purge: ") and "WRONG" in line for line in said)
-    assert any(line.startswith("state-aware: ") and "8 segments" in line and "new owner" in line for line in said)
+    assert any(line.startswith("state-aware: ") and "10 segments" in line and "new owner" in line for line in said)
 
 
 def test_ratios_of_goodput_are_taken_seed_by_seed(runner, tmp_path):
