@@ -30,6 +30,16 @@ def account(nodes, node, n, start, end):
 
 
 @kernel
+def rest(yields):
+    """Between two looks that found nothing: let others run who share the CPU, or pause for some cycles."""
+    if yields != 0:
+        sched_yield()
+    else:
+        for _ in range(PAUSES):
+            relax()
+
+
+@kernel
 def cycle(st):
     """One dispatch cycle. How many items all nodes handled."""
     t = now_ns()
@@ -70,10 +80,6 @@ def dispatch(st, until):
             idle += 1
             if st.cfg[0]["idle_limit"] > 0 and idle > st.cfg[0]["idle_limit"]:
                 return IDLE
-            if st.cfg[0]["yield_idle"] != 0:
-                sched_yield()
-            else:
-                for _ in range(PAUSES):
-                    relax()
+            rest(st.cfg[0]["yield_idle"])
         if now >= until:
             return BUSY

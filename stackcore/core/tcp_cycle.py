@@ -6,10 +6,10 @@ between is the same for all. A frame that the wire could not take whole is kept,
 
 from __future__ import annotations
 
-from stackcore.core.dispatch import BUSY, IDLE, PAUSES, account
+from stackcore.core.dispatch import BUSY, IDLE, account, rest
 from stackcore.core.tcp_session import node_io, node_notes, sync_listeners
 from stackcore.kernel import kernel
-from stackcore.native import now_ns, relax, sched_yield
+from stackcore.native import now_ns
 from stackcore.session.drain import node_drain
 from stackcore.session.flush import node_flush
 from stackcore.session.listen import node_ring
@@ -125,11 +125,7 @@ def dispatch_shm(st, t, f, w, cap, until):
             idle += 1
             if st.cfg[0]["idle_limit"] > 0 and idle > st.cfg[0]["idle_limit"]:
                 return IDLE
-            if st.cfg[0]["yield_idle"] != 0:
-                sched_yield()
-            else:
-                for _ in range(PAUSES):
-                    relax()
+            rest(st.cfg[0]["yield_idle"])
         if now >= until:
             return BUSY
 

@@ -106,10 +106,9 @@ def tcp_shutdown(t, slot, now):
 
 
 @kernel
-def tcp_close(t, slot, now):
-    """The owner has no more interest in the slot. Unread data, now or later: the peer gets a reset (RFC 9293 section
-    3.6.1, RFC 2525 section 2.17); else what was written is still delivered. 0 or a negative errno."""
-    cfg = t.cfg[0]
+def give_up(t, slot, now):
+    """The owner lets go of a slot: its connection, -1 when the transport has let go before (and the slot is free now), or
+    -EBADF, which is less."""
     s = t.slot[slot]
     if s["used"] == 0 or s["closed"] != 0:
         return _EBADF
@@ -118,10 +117,19 @@ def tcp_close(t, slot, now):
     s["note"] = 0
     if s["con"] < 0:
         slot_release(t, slot)
-        return 0
-    c = int(s["con"])
+        return -1
+    t.con[s["con"]]["closed_at"] = now
+    return int(s["con"])
+
+
+@kernel
+def tcp_close(t, slot, now):
+    """The owner has no more interest in the slot. Unread data, now or later: the peer gets a reset (RFC 9293 section
+    3.6.1, RFC 2525 section 2.17); else what was written is still delivered. 0 or a negative errno."""
+    c = give_up(t, slot, now)
+    if c < 0:
+        return 0 if c == -1 else c
     con = t.con[c]
-    con["closed_at"] = now
     if unread(t, slot) > 0:
         abort(t, c, 0, True)
         return 0
@@ -131,24 +139,16 @@ def tcp_close(t, slot, now):
     con["flags"] = (con["flags"] | F_NO_READER) & ~F_KEEPALIVE
     tcp_shutdown(t, slot, now)
     timer_stop(t, c, T_KEEPALIVE)
-    timer_set(t, c, T_WAITCLOSE, now + cfg["close_timeout"])
+    timer_set(t, c, T_WAITCLOSE, now + t.cfg[0]["close_timeout"])
     return 0
 
 
 @kernel
 def tcp_abort(t, slot, now):
     """The owner gives the connection up: reset. 0 or a negative errno."""
-    s = t.slot[slot]
-    if s["used"] == 0 or s["closed"] != 0:
-        return _EBADF
-    accepted(t, slot)
-    s["closed"] = 1
-    s["note"] = 0
-    if s["con"] < 0:
-        slot_release(t, slot)
-        return 0
-    c = int(s["con"])
-    t.con[c]["closed_at"] = now
+    c = give_up(t, slot, now)
+    if c < 0:
+        return 0 if c == -1 else c
     abort(t, c, 0, True)
     return 0
 

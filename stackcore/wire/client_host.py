@@ -22,8 +22,9 @@ import numpy as np
 
 from stackcore.abi import abi
 from stackcore.core.client import ClientConfig
+from stackcore.core.dispatch import rest
 from stackcore.kernel import kernel
-from stackcore.native import now_ns, relax, sched_yield
+from stackcore.native import now_ns
 from stackcore.tcp.config import HostConfig
 from stackcore.tcp.engine import tcp_input, tcp_output, tcp_retransmit, tcp_time
 from stackcore.tcp.memory import new_tcp
@@ -37,7 +38,6 @@ BUSY, IDLE, BROKEN_WIRE = range(3)
 SLICE_NS = 1_000_000
 PARK_S = 0.05
 DRAIN_NS = 1_500_000_000
-PAUSES = 8
 REPORT_BYTES = 4096
 
 
@@ -134,11 +134,7 @@ def dispatch_client(t, p, f, w, down, up, modelled, idle_limit, yields, until):
             idle += 1
             if idle_limit > 0 and idle > idle_limit:
                 return IDLE
-            if yields:
-                sched_yield()
-            else:
-                for _ in range(PAUSES):
-                    relax()
+            rest(yields)
         if now >= until:
             return BUSY
 
