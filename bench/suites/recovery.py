@@ -116,9 +116,9 @@ def _harm_table(records: Records, points: Sequence[tuple[Point, str]]) -> Table:
         rows.append([group_name(point), mode, *sums, depth, *waits])
     seeds = len({visit.factors["seed"] for visit in records.visits if "seed" in visit.factors})
     notes = [
-        f"Sums over the seeds ({seeds}), the same for all modes; times are medians over seeds, virtual. Crashes: accesses to a freed "
-        "connection, counted in the simulator; a real core dies of the first. Strangers: segments that the pass sent for an "
-        "entry whose connection was another one by then. Dropped: entries that the mode found invalid, or of no more use. "
+        f"Sums over the seeds ({seeds}), the same for all modes; times are medians over seeds, virtual. Crashes: accesses to a "
+        "freed connection, counted in the simulator; a real core dies of the first. Strangers: segments that the pass sent for "
+        "an entry whose connection was another one by then. Dropped: entries that the mode found invalid, or of no more use. "
         f"Depth: most entries at once. The budget of a pass is {FRAME} segments unless the row says another."
     ]
     return Table("D1: entries that outlive their connection", columns, rows, notes)
@@ -137,8 +137,8 @@ def _clients_table(records: Records, points: Sequence[tuple[Point, str]]) -> Tab
             _scaled(visits, "recovery.close_to_free_ns.p99", 1e6), count(total_of(visits, "transfers.completed")),
         ])  # fmt: skip
     notes = [
-        "Virtual time, medians over seeds. Goodput: all bytes over the time that the slowest client took, whom a few timeouts in a "
-        "row hold up for seconds. Close to free: from the application's close to the end of the connection."
+        "Virtual time, medians over seeds. Goodput: all bytes over the time that the slowest client took, whom a few timeouts "
+        "in a row hold up for seconds. Close to free: from the application's close to the end of the connection."
     ]
     return Table("D1: what the clients see", columns, rows, notes)
 
