@@ -1,5 +1,6 @@
 """Real runs of the command line, from the test process: in a forked child, which saves the imports, or exec'd."""
 
+import faulthandler
 import json
 import os
 import select
@@ -48,6 +49,7 @@ class Command:
         status = 70
         try:
             os.setsid()
+            faulthandler.disable()  # a core that is meant to crash has nothing to say in the tests' own output
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(self.out.fileno(), 1)
             os.dup2(self.err.fileno(), 2)
