@@ -84,14 +84,20 @@ def fetch_received(t, buf, n):
 
 @kernel
 def fetch_ready(t, n):
-    """For the next ``n`` connections that have something to send."""
+    """For the next ``n`` connections that have something to send, but for those that have just been heard of: they are here."""
     cfg = t.cfg[0]
     for i in range(n):
-        fetch_connection(t, int(t.ready[(cfg["ready_head"] + i) & cfg["con_mask"]]))
+        c = int(t.ready[(cfg["ready_head"] + i) & cfg["con_mask"]])
+        t.look[i] = -1
+        if t.con[c]["heard_at"] != cfg["now"]:
+            t.look[i] = c
+            fetch_connection(t, c)
     for i in range(n):
-        fetch_slot(t, int(t.ready[(cfg["ready_head"] + i) & cfg["con_mask"]]))
+        if t.look[i] >= 0:
+            fetch_slot(t, int(t.look[i]))
     for i in range(n):
-        fetch_fifos(t, int(t.ready[(cfg["ready_head"] + i) & cfg["con_mask"]]))
+        if t.look[i] >= 0:
+            fetch_fifos(t, int(t.look[i]))
 
 
 @kernel
