@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from stackcore.histogram import bucket_of
 from stackcore.kernel import kernel
+from stackcore.native import fifo_avail
 from stackcore.tcp.congestion import cc_loss, cc_recovered
 from stackcore.tcp.output import emit, unsent_bytes
-from stackcore.tcp.pool import POISON
+from stackcore.tcp.pool import POISON, tx_end
 from stackcore.tcp.ready import ready
 from stackcore.tcp.retransmit import check, program
 from stackcore.tcp.retransmit.policy import begin, take
@@ -132,7 +133,11 @@ def resend(t, c, buf, lengths, used, seq, length):
 def burst(t, c, buf, lengths, used, limit, now):
     """Retransmissions of connection ``c``, at most ``limit`` segments. The new number of packets in the frame."""
     con = t.con[c]
-    if con["slot"] < 0 or con["snd_nxt"] == con["snd_una"]:
+    if con["slot"] < 0:
+        return used
+    # The first look into the connection, before its own variables are asked: a freed one leads out of every mapping.
+    held = fifo_avail(tx_end(t.cfg[0], int(con["slot"])), 1)
+    if con["snd_nxt"] == con["snd_una"] or (held == 0 and con["flags"] & F_FIN_SENT == 0):
         return used
     if con["recovery"] == OPEN:  # only a mode that did not look comes here: what it takes for lost is the first segment
         return resend(t, c, buf, lengths, used, con["snd_una"], min(int(con["mss"]), con["snd_nxt"] - con["snd_una"]))
