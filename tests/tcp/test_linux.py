@@ -42,7 +42,9 @@ def outcomes() -> Any:
 def test_streams_pass_through_the_kernel(outcomes: Any, name: str) -> None:
     assert outcomes[name]["whole"]
     stats = outcomes[name]["stats"]
-    assert stats["resets_out"] == stats["gave_up"] == 0
+    assert stats["aborted"] == stats["gave_up"] == 0
+    # A segment that the rough wire delivers once more when all is over finds nobody, and is told so (RFC 9293 3.10.7.1).
+    assert stats["resets_out"] <= (stats["dropped"]["no-listener"] if name.endswith("rough") else 0)
     for reason in ("tcp-checksum", "ip-checksum", "options", "length", "bad-ack", "out-of-window"):
         assert stats["dropped"][reason] == 0, f"{reason}: the kernel would not send that"
 
