@@ -9,9 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+
+import pytest
 
 from stackcore.cli import main
 
@@ -135,3 +138,17 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@contextmanager
+def folder_of_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, kept: str = "") -> Iterator[Path]:
+    """Sockets and temporary files of runs lie in ``folder``, and are gone at the end, but for files that end in ``kept``."""
+    folder.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    for command in list(Command.unfinished):
+        command.abandon()
+    left = [p for p in folder.rglob("*") if not (kept and p.suffix == kept) and (not p.is_dir() or "docroot" in p.name)]
+    assert left == []

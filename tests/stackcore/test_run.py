@@ -16,7 +16,7 @@ from stackcore.core.process import segment_abi
 from stackcore.runner import table_capacity
 from stackcore.session.switches import ACCEPT, RING_FULL
 from stackcore.vcl import _vcl
-from tests.stackcore.launched import Command, Ended, alive, executed, run, until
+from tests.stackcore.launched import Command, Ended, alive, executed, folder_of_runs, run, until
 
 SHORT = ("--json", "--duration", "0.2", "--warmup", "0.05", "--clients", "16", "--ring", "64", "--sessions", "64")
 ERRORS = ("stale", "lost", "duplicate", "misdelivered", "unserved", "corrupt")
@@ -44,17 +44,8 @@ pytestmark = pytest.mark.usefixtures("kernels")
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Sockets and temporary files of the runs lie in a folder of this test, and are gone after it."""
-    import tempfile
-
-    folder = tmp_path_factory.mktemp("r")
-    folder.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield folder
-    for command in list(Command.unfinished):
-        command.abandon()
-    assert [p for p in folder.rglob("*") if not p.is_dir() or "docroot" in p.name] == []
+    with folder_of_runs(tmp_path_factory.mktemp("r"), monkeypatch) as folder:
+        yield folder
 
 
 def check_shape(found: Any, shape: Any, where: str = "") -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from stackcore import configuration, control
 from stackcore.warmup import warm_up
-from tests.stackcore.launched import Command, Ended, alive, executed, run, until
+from tests.stackcore.launched import Command, Ended, alive, executed, folder_of_runs, run, until
 from tests.stackcore.simulated import simulated
 from tests.wire import tshark
 from workloads import load
@@ -39,19 +39,9 @@ def tcp_kernels(kernels: None) -> None:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Sockets and temporary files of the runs lie in a folder of this test, and are gone after it."""
-    import tempfile
-
-    folder = tmp_path_factory.mktemp("t")
-    folder.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield folder
-    for command in list(Command.unfinished):
-        command.abandon()
-    left = [p for p in folder.rglob("*") if p.suffix != ".pcap" and (not p.is_dir() or "docroot" in p.name)]
-    assert left == []
+    """Sockets and temporary files of the runs lie in a folder of this test, and are gone after it; captures stay."""
+    with folder_of_runs(tmp_path_factory.mktemp("t"), monkeypatch, kept=".pcap") as folder:
+        yield folder
 
 
 def captured(path: Path) -> list[Any]:
